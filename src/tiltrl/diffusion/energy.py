@@ -1,0 +1,122 @@
+"""The bottleneck diffusion model (EDA, Section 3.1): a scalar network whose action gradient is the score.
+
+`f(a_t | s, t)` is one number. Its gradient gives the noise prediction, `eps = -sigma_t grad f` (Eq. 9), so that at the
+optimum `f = log mu_t(a_t | s, t) + C(s, t)` (Eq. 11): one forward pass is a log-density up to a constant of (s, t).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tiltrl.diffusion.schedule import alpha_sigma
+
+
+@dataclass(frozen=True)
+class EnergyConfig:
+    """Shape of the bottleneck network. The defaults are the paper's (EDA, Appendix D and the authors' release)."""
+
+    action_width: int = 128  # the action's share of the embedding
+    time_width: int = 32  # the diffusion time's share
+    obs_width: int = 96  # the observation's share
+    blocks: int = 3  # residual blocks
+    expansion: int = 4  # hidden width of a block, as a multiple of the embedding
+    dropout: float = 0.1  # on each block's input, while training the behavior only
+    time_features: int = 32  # Gaussian Fourier features of t: half sines, half cosines
+    time_scale: float = 30.0  # standard deviation of the (fixed) Fourier frequencies
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return self.action_width + self.time_width + self.obs_width
+
+
+class Block(eqx.Module):
+    """Residual block `h + fc2(silu(fc1(layer_norm(dropout(h)))))`."""
+
+    norm: eqx.nn.LayerNorm
+    fc1: eqx.nn.Linear
+    fc2: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, width: int, hidden: int, dropout: float, *, key: PRNGKeyArray):
+        k1, k2 = jax.random.split(key)
+        self.norm = eqx.nn.LayerNorm(width)
+        self.fc1 = eqx.nn.Linear(width, hidden, key=k1)
+        self.fc2 = eqx.nn.Linear(hidden, width, key=k2)
+        self.dropout = eqx.nn.Dropout(dropout)
+
+    def __call__(self, h: Float[Array, " width"], *, key: PRNGKeyArray | None = None) -> Float[Array, " width"]:
+        x = self.dropout(h, key=key, inference=key is None)
+        return h + self.fc2(jax.nn.silu(self.fc1(self.norm(x))))
+
+
+class Energy(eqx.Module):
+    """The scalar network `f(a_t | s, t)`, on one example; `jax.vmap` it for batches.
+
+    Its inputs are normalized: actions in [-1, 1] before diffusion, observations of zero mean and unit deviation.
+    """
+
+    frequencies: Float[Array, " half"]
+    embed_time: eqx.nn.Linear
+    time_out: eqx.nn.Linear
+    embed_action: eqx.nn.Linear
+    embed_obs: eqx.nn.Linear
+    join: eqx.nn.Linear
+    blocks: tuple[Block, ...]
+    out: eqx.nn.Linear
+
+    def __init__(self, obs_dim: int, act_dim: int, config: EnergyConfig, *, key: PRNGKeyArray):
+        keys = iter(jax.random.split(key, 7 + config.blocks))
+        self.frequencies = config.time_scale * jax.random.normal(next(keys), (config.time_features // 2,))
+        self.embed_time = eqx.nn.Linear(config.time_features, config.time_width, key=next(keys))
+        self.time_out = eqx.nn.Linear(config.time_width, config.time_width, key=next(keys))
+        self.embed_action = eqx.nn.Linear(act_dim, config.action_width, key=next(keys))
+        self.embed_obs = eqx.nn.Linear(obs_dim, config.obs_width, key=next(keys))
+        self.join = eqx.nn.Linear(config.width, config.width, key=next(keys))
+        self.out = eqx.nn.Linear(config.width, act_dim, key=next(keys))
+        hidden = config.expansion * config.width
+        self.blocks = tuple(Block(config.width, hidden, config.dropout, key=next(keys)) for _ in range(config.blocks))
+
+    def __call__(
+        self,
+        action: Float[Array, " act"],
+        obs: Float[Array, " obs"],
+        t: Float[Array, ""],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, ""]:
+        """`f(a_t | s, t)`. With a key, dropout is on; without, the network is deterministic."""
+        angles = 2.0 * jnp.pi * t * jax.lax.stop_gradient(self.frequencies)
+        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+        time = self.time_out(jax.nn.silu(self.embed_time(features)))
+        h = self.join(jnp.concatenate([self.embed_action(action), time, self.embed_obs(obs)]))
+        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        for block, block_key in zip(self.blocks, keys, strict=True):
+            h = block(h, key=block_key)
+        return jnp.sum(self.out(jax.nn.silu(h)))
+
+
+def noise_prediction(
+    energy: Energy,
+    action: Float[Array, " act"],
+    obs: Float[Array, " obs"],
+    t: Float[Array, ""],
+    *,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, " act"]:
+    """`eps(a_t | s, t) = -sigma_t grad_a f` (Eq. 9), on one example."""
+    _, sigma = alpha_sigma(t)
+    return -sigma * jax.grad(lambda a: energy(a, obs, t, key=key))(action)
+
+
+def data_prediction(
+    energy: Energy, action: Float[Array, " act"], obs: Float[Array, " obs"], t: Float[Array, ""]
+) -> Float[Array, " act"]:
+    """The clean action expected given `a_t`: `(a_t - sigma_t eps) / alpha_t`, on one example."""
+    alpha, sigma = alpha_sigma(t)
+    return (action - sigma * noise_prediction(energy, action, obs, t)) / alpha

@@ -1,0 +1,30 @@
+"""The losses, as pure functions of arrays for one example; `jax.vmap` and average them for a batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def denoising(predicted: Float[Array, " act"], noise: Float[Array, " act"]) -> Float[Array, ""]:
+    """Squared error of the noise prediction, summed over action dimensions (EDA, Eq. 10)."""
+    return jnp.sum((predicted - noise) ** 2)
+
+
+def expectile(difference: Float[Array, ""], tau: float) -> Float[Array, ""]:
+    """Asymmetric squared error `|tau - 1(u < 0)| u^2` of `u = target - prediction` (IQL, Eq. 5)."""
+    return jnp.where(difference > 0, tau, 1.0 - tau) * difference**2
+
+
+def value_alignment(
+    q: Float[Array, " k"], log_ratio: Float[Array, " k"], beta: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Cross-entropy between the softmax of Q and that of the implied value (EDA, Eq. 14).
+
+    Args:
+        q: values of the K candidates of one state; only differences matter.
+        log_ratio: `f_pi(a_t^k | s, t) - f_mu(a_t^k | s, t)`, all at one t, so that constants of (s, t) cancel.
+        beta: temperature. At the optimum `beta * log_ratio` equals q up to a constant.
+    """
+    return -jnp.sum(jax.nn.softmax(q) * jax.nn.log_softmax(beta * log_ratio))

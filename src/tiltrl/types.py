@@ -1,0 +1,113 @@
+"""The values that travel between stages: what was recorded, where, and which actions could have been taken instead."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from tiltrl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the data was recorded in, and all that acting in it needs."""
+
+    dataset: str  # the name the data was asked for by: "a+b" for two joined sets
+    env_spec: str | None  # Gymnasium's EnvSpec as JSON; None: nothing to evaluate in
+    action_low: tuple[float, ...]  # bounds of the action space, in the environment's units
+    action_high: tuple[float, ...]
+    obs_dim: int
+    ref_min: float | None = None  # raw returns that count as 0 and 100 (D4RL's convention); None: no reference
+    ref_max: float | None = None
+
+    @property
+    def act_dim(self) -> int:
+        """Number of action dimensions."""
+        return len(self.action_low)
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Logged steps of whole episodes, one after the other, as NumPy arrays on the host.
+
+    An episode ends at `terminal` (the task ended: no value follows) or `timeout` (recording ended: value follows).
+    Actions are in the environment's units.
+    """
+
+    obs: Float[np.ndarray, "steps obs"]
+    action: Float[np.ndarray, "steps act"]
+    reward: Float[np.ndarray, " steps"]
+    next_obs: Float[np.ndarray, "steps obs"]
+    terminal: Bool[np.ndarray, " steps"]
+    timeout: Bool[np.ndarray, " steps"]
+    task: Task
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Index of each episode's last step, ascending."""
+        return np.flatnonzero(self.terminal | self.timeout)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Index of each episode's first step, ascending."""
+        return np.concatenate([[0], self.ends[:-1] + 1])
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted raw return of each episode."""
+        return np.add.reduceat(self.reward.astype(np.float64), self.starts)
+
+    def take(self, index: np.ndarray) -> Transitions:
+        """The given steps; pass whole episodes to keep `starts` and `ends` meaningful."""
+        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "task"}
+        return replace(self, **arrays)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the arrays' bytes and shapes: equal data, equal fingerprint, whatever the file."""
+        digest = hashlib.sha256()
+        for field in fields(self):
+            if field.name != "task":
+                array = np.ascontiguousarray(getattr(self, field.name))
+                digest.update(f"{field.name} {array.dtype} {array.shape};".encode())
+                digest.update(array.data)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Alignment data: for each state, K actions sampled from the behavior and their values (EDA, Section 3.2)."""
+
+    obs: Float[np.ndarray, "*members states obs"]
+    action: Float[np.ndarray, "*members states k act"]
+    q: Float[np.ndarray, "*members states k"]
+
+    def __post_init__(self) -> None:
+        if self.action.shape[:-1] != self.q.shape or self.obs.shape[:-1] != self.q.shape[:-1]:
+            raise InputError(
+                f"candidates: shapes disagree: obs {self.obs.shape}, action {self.action.shape}, q {self.q.shape}; "
+                "expected (..., states, obs), (..., states, k, act), (..., states, k)"
+            )
+        if self.q.shape[-1] < 2:
+            raise InputError(f"candidates: K = {self.q.shape[-1]}; at least 2 actions per state are needed to compare")
+        if not np.isfinite(self.q).all():
+            raise InputError("candidates: q holds NaN or infinite values; every candidate needs a finite value")
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses, tuples and NumPy scalars as plain JSON values."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: as_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): as_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

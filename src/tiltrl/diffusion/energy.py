@@ -41,17 +41,17 @@ class Block(eqx.Module):
     norm: eqx.nn.LayerNorm
     fc1: eqx.nn.Linear
     fc2: eqx.nn.Linear
-    dropout: eqx.nn.Dropout
+    dropout: float = eqx.field(static=True)  # static: every leaf of a model is an array, so optax and vmap take it whole
 
     def __init__(self, width: int, hidden: int, dropout: float, *, key: PRNGKeyArray):
         k1, k2 = jax.random.split(key)
         self.norm = eqx.nn.LayerNorm(width)
         self.fc1 = eqx.nn.Linear(width, hidden, key=k1)
         self.fc2 = eqx.nn.Linear(hidden, width, key=k2)
-        self.dropout = eqx.nn.Dropout(dropout)
+        self.dropout = dropout
 
     def __call__(self, h: Float[Array, " width"], *, key: PRNGKeyArray | None = None) -> Float[Array, " width"]:
-        x = self.dropout(h, key=key, inference=key is None)
+        x = h if key is None else eqx.nn.Dropout(self.dropout)(h, key=key)
         return h + self.fc2(jax.nn.silu(self.fc1(self.norm(x))))
 
 

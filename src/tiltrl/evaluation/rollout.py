@@ -1,0 +1,169 @@
+"""Whole episodes of a policy in the task's environment, all in lockstep."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from jaxtyping import Float, Int
+
+from tiltrl.errors import InputError
+from tiltrl.types import Task
+
+Act = Callable[[Float[np.ndarray, "episodes obs"], int], Float[np.ndarray, "episodes act"]]
+OnStep = Callable[[int, int, int], None]
+
+# Packages whose import registers their environments, by the name to install them under.
+_PROVIDERS = {"gymnasium_robotics": "gymnasium-robotics", "ogbench": "ogbench"}
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What came of each episode; episode i ran in an environment of its own, reset with `seeds[i]`."""
+
+    returns: Float[np.ndarray, " episodes"]  # undiscounted, raw, float64
+    lengths: Int[np.ndarray, " episodes"]  # steps
+    seeds: Int[np.ndarray, " episodes"]
+
+
+def read_spec(task: Task) -> EnvSpec:
+    """The environment the data was recorded in, as the data describes it.
+
+    Raises:
+        InputError: the data names no environment, or its description is not Gymnasium's JSON.
+    """
+    if task.env_spec is None:
+        raise InputError(f"{task.dataset}: the data names no environment (no env_spec), so nothing can be evaluated")
+    try:
+        return EnvSpec.from_json(task.env_spec)
+    except (ValueError, KeyError, AttributeError, TypeError, gymnasium.error.Error) as error:
+        raise InputError(f"{task.dataset}: env_spec is not the JSON of a Gymnasium EnvSpec: {_line(error)}") from error
+
+
+def make_env(task: Task) -> gymnasium.Env:
+    """Make the task's environment: Gymnasium's registered one, with the arguments and horizon of the data.
+
+    Only the id, the arguments and the horizon are taken from the data. Its entry point is code to be run and is left
+    alone: a data set must not choose what runs.
+
+    Raises:
+        InputError: the environment is unknown or not installed, has no horizon, or does not match the data.
+    """
+    spec = read_spec(task)
+    where = f"{task.dataset}: environment {spec.id}"
+    if spec.additional_wrappers:
+        names = ", ".join(wrapper.name for wrapper in spec.additional_wrappers)
+        raise InputError(f"{where}: was recorded through the wrappers {names}; only unwrapped environments can be made")
+    arguments = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}  # open no window
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an outdated version is what the data was recorded in, and so the right one
+        _register(spec, where)
+        try:
+            env = gymnasium.make(spec.id, spec.max_episode_steps, disable_env_checker=True, **arguments)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            raise InputError(f"{where}: cannot be made: {_line(error)}") from error
+    if mismatch := _mismatch(env, task):
+        env.close()
+        raise InputError(f"{where}: {mismatch}")
+    return env
+
+
+def check_environment(task: Task) -> None:
+    """Make the environment once and close it, so that long work does not start towards an evaluation that cannot run.
+
+    Raises:
+        InputError: as `make_env`.
+    """
+    make_env(task).close()
+
+
+def rollout(act: Act, task: Task, *, episodes: int, seed: int, on_step: OnStep | None = None) -> Episodes:
+    """Run whole episodes side by side and sum their rewards.
+
+    Args:
+        act: maps observations (episodes, obs_dim), float32, and the step (0, 1, ...) to actions (episodes, act_dim)
+            in the environment's units. The batch keeps its size to the end, so that a compiled `act` compiles once:
+            a finished episode repeats its last observation and its action is ignored.
+        task: what to act in.
+        episodes: how many episodes.
+        seed: episode i is reset with `seed + i`.
+        on_step: called after each step with (steps done, horizon, episodes still running).
+
+    Raises:
+        InputError: as `make_env`; no episodes or a negative seed; actions of the wrong shape or not finite.
+    """
+    if episodes < 1 or seed < 0:
+        raise InputError(f"rollout: episodes = {episodes}, seed = {seed}; the least are 1 and 0")
+    seeds = seed + np.arange(episodes)
+    returns = np.zeros(episodes)
+    lengths = np.zeros(episodes, dtype=np.int64)
+    running = np.ones(episodes, dtype=bool)
+    with ExitStack() as stack:
+        envs = [stack.enter_context(closing(make_env(task))) for _ in range(episodes)]
+        horizon = envs[0].spec.max_episode_steps
+        space = envs[0].action_space
+        obs = np.stack([env.reset(seed=int(s))[0] for env, s in zip(envs, seeds, strict=True)]).astype(np.float32)
+        step = 0
+        while running.any():
+            # A copy, because JAX may read the array it is given in place, and later than it returns.
+            action = np.asarray(act(obs.copy(), step))
+            if action.shape != (episodes, task.act_dim):
+                raise InputError(f"policy: actions have shape {action.shape}, not {(episodes, task.act_dim)}")
+            if not np.isfinite(action[running]).all():
+                raise InputError(f"policy: an action is NaN or infinite at step {step}")
+            action = np.clip(action, space.low, space.high).astype(space.dtype)  # rounding may overstep the bounds
+            for i in np.flatnonzero(running):
+                obs[i], reward, terminal, timeout, _ = envs[i].step(action[i])
+                returns[i] += reward
+                lengths[i] += 1
+                running[i] = not (terminal or timeout)
+            step += 1
+            if on_step is not None:
+                on_step(step, horizon, int(running.sum()))
+    return Episodes(returns, lengths, seeds)
+
+
+def _register(spec: EnvSpec, where: str) -> None:
+    """Make Gymnasium know the environment, importing the package it comes from where that is a known one."""
+    if spec.id in gymnasium.registry:
+        return
+    package = str(spec.entry_point).partition(":")[0].partition(".")[0]
+    if package in _PROVIDERS:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(f"{where}: is not installed: `pip install {_PROVIDERS[package]}`") from error
+    if spec.id not in gymnasium.registry:
+        raise InputError(
+            f"{where}: is unknown to Gymnasium {gymnasium.__version__}; `pip install` the package that provides it "
+            f"(recorded as {spec.entry_point}) and import it first"
+        )
+
+
+def _mismatch(env: gymnasium.Env, task: Task) -> str | None:
+    """What makes the environment unfit for the data, naming both sides; None when it fits."""
+    seen, acts = env.observation_space, env.action_space
+    if env.spec.max_episode_steps is None:
+        return "has no max_episode_steps, so an episode might never end; give the data's env_spec one"
+    if seen.shape != (task.obs_dim,):
+        return f"its observations are {seen}, but those of the data have {task.obs_dim} dimensions"
+    if not isinstance(acts, gymnasium.spaces.Box) or acts.shape != (task.act_dim,):
+        return f"its actions are {acts}, but those of the data have {task.act_dim} dimensions"
+    # float32 in the environment, decimal in the data's JSON
+    if not (np.allclose(acts.low, task.action_low) and np.allclose(acts.high, task.action_high)):
+        return (
+            f"its actions lie in {acts.low.tolist()} to {acts.high.tolist()}, "
+            f"but those of the data in {list(task.action_low)} to {list(task.action_high)}"
+        )
+    return None
+
+
+def _line(error: Exception) -> str:
+    """An exception's text on one line."""
+    return " ".join(str(error).split())

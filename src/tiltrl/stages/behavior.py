@@ -1,0 +1,91 @@
+"""Stage 1: a diffusion model of the logged behavior, from states and actions alone (EDA, Section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tiltrl import losses
+from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
+from tiltrl.diffusion.schedule import T_MIN, diffuse
+from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """How the behavior model is trained. The defaults are the paper's (EDA, Appendix D)."""
+
+    network: EnergyConfig = field(default_factory=EnergyConfig)
+    steps: int = 1_000_000
+    batch: int = 2048
+    learning_rate: float = 3e-4
+    cosine: bool = False  # decay the learning rate to zero; the paper keeps it constant
+    average: float = 0.0  # decay of the weights' running average; 0: none, as in the paper
+    stratified_times: bool = False  # spread a batch's times evenly over [T_MIN, 1]: same law, less variance
+
+
+def denoising_loss(
+    energy: Energy,
+    obs: Float[Array, "batch obs"],
+    action: Float[Array, "batch act"],
+    key: PRNGKeyArray,
+    *,
+    stratified: bool,
+    dropout: bool,
+) -> Float[Array, ""]:
+    """Mean denoising loss (Eq. 10) of a batch at random times; inputs normalized."""
+    batch = action.shape[0]
+    time_key, noise_key, dropout_key = jax.random.split(key, 3)
+    u = jax.random.uniform(time_key, (batch,))
+    t = T_MIN + (1.0 - T_MIN) * ((u + jnp.arange(batch)) / batch if stratified else u)
+    noise = jax.random.normal(noise_key, action.shape)
+
+    def one(noisy: Array, obs: Array, t: Array, noise: Array, key: PRNGKeyArray) -> Array:
+        return losses.denoising(noise_prediction(energy, noisy, obs, t, key=key if dropout else None), noise)
+
+    keys = jax.random.split(dropout_key, batch)
+    return jnp.mean(jax.vmap(one)(diffuse(action, noise, t), obs, t, noise, keys))
+
+
+def train_behavior(
+    obs: Float[Array, "steps obs"],
+    action: Float[Array, "steps act"],
+    config: BehaviorConfig,
+    keys: PRNGKeyArray,
+    session: Session | None = None,
+) -> Energy:
+    """Fit one model a key on normalized observations and actions; leaves gain a leading `members` axis."""
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+
+    def init(key: PRNGKeyArray) -> Learner:
+        return init_learner(Energy(obs.shape[1], action.shape[1], config.network, key=key), optimizer)
+
+    def update(
+        learner: Learner, _: None, data: tuple[Array, Array], key: PRNGKeyArray
+    ) -> tuple[Learner, dict[str, Array]]:
+        index_key, loss_key = jax.random.split(key)
+        index = jax.random.randint(index_key, (config.batch,), 0, data[0].shape[0])
+        loss, gradient = jax.value_and_grad(denoising_loss)(
+            learner.params,
+            data[0][index],
+            data[1][index],
+            loss_key,
+            stratified=config.stratified_times,
+            dropout=config.network.dropout > 0,
+        )
+        return gradient_step(learner, gradient, optimizer, config.average), {"denoising_loss": loss}
+
+    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    learner = fit(
+        update,
+        jax.vmap(init)(init_keys),
+        member_data=None,
+        shared_data=(obs, action),
+        keys=train_keys,
+        steps=config.steps,
+        session=session,
+    )
+    return learner.average

@@ -1,0 +1,228 @@
+"""Minari data sets: what is read, the format's traps, and what each kind of damage says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import pytest
+from synthetic import ACT, OBS, box, episode, write_minari
+
+from tiltrl.data.minari import load_minari
+from tiltrl.errors import InputError
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "tiltrl" / "hopper" / "medium-v0"
+
+
+def with_value(field: str, index: tuple[int, ...], value: float, steps: int = 3) -> dict[str, Any]:
+    """An episode with one entry replaced."""
+    arrays = episode(steps)
+    arrays[field] = arrays[field].astype(np.float64)
+    arrays[field][index] = value
+    return arrays
+
+
+def test_fields_are_read_as_recorded(tmp_path: Path) -> None:
+    data = load_minari(str(write_minari(tmp_path / "set")))
+    np.testing.assert_array_equal(data.obs, [[0, 1], [2, 3], [4, 5], [100, 101], [102, 103]])
+    np.testing.assert_array_equal(data.next_obs, [[2, 3], [4, 5], [6, 7], [102, 103], [104, 105]])
+    np.testing.assert_array_equal(data.action[:, 0], [-1, 0, 1, -1, 1])
+    np.testing.assert_array_equal(data.reward, [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(data.terminal, [False, False, True, False, False])
+    np.testing.assert_array_equal(data.timeout, [False, False, False, False, True])
+    assert {a.dtype for a in (data.obs, data.next_obs, data.action, data.reward)} == {np.dtype(np.float32)}
+    assert (data.task.obs_dim, data.task.action_low, data.task.action_high) == (OBS, (-1.0,), (1.0,))
+    assert data.task.dataset == str(tmp_path / "set")
+
+
+def test_the_data_folder_itself_may_be_given(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path / "set")
+    assert load_minari(str(folder / "data")).fingerprint() == load_minari(str(folder)).fingerprint()
+
+
+def test_id_is_looked_up_in_the_data_sets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_minari(tmp_path / "mujoco" / "hopper" / "medium-v0")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    assert load_minari("mujoco/hopper/medium-v0").task.dataset == "mujoco/hopper/medium-v0"
+    with pytest.raises(InputError, match="has mujoco/hopper/medium-v0.*minari download mujoco/hopper/e-v0") as raised:
+        load_minari("mujoco/hopper/e-v0")
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_missing_data_sets_folder_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="which has none"):
+        load_minari("mujoco/hopper/expert-v0")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "terminal", "timeout"),
+    [(True, False, True, False), (False, True, False, True), (True, True, True, False), (False, False, False, True)],
+    ids=["terminated", "truncated", "both: terminal wins", "neither: cut, so timed out"],
+)
+def test_how_an_episode_ends(tmp_path: Path, terminated: bool, truncated: bool, terminal: bool, timeout: bool) -> None:
+    flags = {"terminations": np.array([False, terminated]), "truncations": np.array([False, truncated])}
+    data = load_minari(str(write_minari(tmp_path / "set", [episode(2, **flags), episode(2)])))
+    assert (data.terminal[1], data.timeout[1]) == (terminal, timeout)
+    assert len(data.ends) == 2
+
+
+def test_episodes_come_in_numeric_order(tmp_path: Path) -> None:
+    data = load_minari(str(write_minari(tmp_path / "set", [episode(2, start=10.0 * k) for k in range(12)])))
+    np.testing.assert_array_equal(data.obs[::2, 0], 10.0 * np.arange(12))
+
+
+def test_single_one_step_episodes_are_fine(tmp_path: Path) -> None:
+    data = load_minari(str(write_minari(tmp_path / "set", [episode(1), episode(2), episode(1)])))
+    np.testing.assert_array_equal(data.ends, [0, 2, 3])
+
+
+def test_actions_beyond_a_bound_by_rounding_are_clipped(tmp_path: Path) -> None:
+    data = load_minari(str(write_minari(tmp_path / "set", [with_value("actions", (2, 0), 1 + 5e-6)])))
+    assert data.action.max() == 1.0
+
+
+def test_keys_of_old_gymnasium_are_dropped_from_the_env_spec(tmp_path: Path) -> None:
+    spec = json.dumps({"id": "Hopper-v4", "apply_api_compatibility": False, "autoreset": False})
+    data = load_minari(str(write_minari(tmp_path / "set", env_spec=spec)))
+    assert json.loads(data.task.env_spec or "") == {"id": "Hopper-v4"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({}, (-20.272305, 3234.3)),
+        ({"ref_min_score": 1.0, "ref_max_score": 2.0}, (1.0, 2.0)),
+        ({"env_spec": json.dumps({"id": "Unheard-v0"})}, (None, None)),
+        ({"env_spec": None}, (None, None)),
+    ],
+    ids=["registry", "own wins", "unknown environment", "no environment"],
+)
+def test_reference_scores(tmp_path: Path, metadata: dict[str, Any], expected: tuple[float | None, ...]) -> None:
+    task = load_minari(str(write_minari(tmp_path / "set", **metadata))).task
+    assert (task.ref_min, task.ref_max) == expected
+
+
+DISCRETE = json.dumps({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4})
+DICT = json.dumps({"type": "Dict", "subspaces": {}})
+METADATA_ERRORS = [
+    ({"action_space": DISCRETE}, "action_space is Discrete; only continuous"),
+    ({"action_space": box([1], [float("-inf")], [1.0])}, r"bounds \[-inf, 1\] in dimension 0; they must be finite"),
+    ({"action_space": box([1], [1.0], [1.0])}, r"bounds \[1, 1\] in dimension 0.*low < high"),
+    ({"action_space": box([1], [0], [3], "int64")}, "dtype int64; only continuous"),
+    ({"action_space": box([1], [-1.0, 0.0], [1.0])}, "action_space is unusable"),
+    ({"action_space": None}, "'action_space' is missing"),
+    ({"action_space": "Box(1,)"}, "action_space is not a space in JSON"),
+    ({"observation_space": DICT}, "Dict spaces are not supported yet"),
+    ({"observation_space": box([64, 64, 3], 0, 255, "uint8")}, r"shape \[64, 64, 3\]; images"),
+    ({"observation_space": box([3], [0] * 3, [1] * 3)}, r"episode_0, observations: shape \(4, 2\); \(rows, 3\)"),
+    ({"env_spec": "{}"}, "env_spec is '{}'; it must be Gymnasium's EnvSpec"),
+    ({"ref_min_score": 5.0, "ref_max_score": 5.0}, r"are \(5.0, 5.0\); two finite numbers are needed, min < max"),
+    ({"data_format": "arrow"}, "data_format is 'arrow'; only 'hdf5'"),
+    ({"total_episodes": 7}, "holds 2 episodes where metadata.json says total_episodes = 7"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "message"), METADATA_ERRORS, ids=[row[1][:40] for row in METADATA_ERRORS])
+def test_unusable_metadata(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    check_error(write_minari(tmp_path / "set", **metadata), message)
+
+
+ENDS_EARLY = np.array([True, False, True])
+EPISODE_ERRORS = [
+    ([], "holds no episodes"),
+    ([episode(2), episode(0)], "episode_1 has no steps"),
+    ([episode(1), episode(1)], "no episode has a second step"),
+    ([episode(3, rewards=None)], "episode_0: rewards is missing; an episode needs observations, actions"),
+    ([episode(3, observations={})], "episode_0, observations: not an array"),
+    ([episode(3, rewards=np.zeros((3, 1)))], r"episode_0, rewards: shape \(3, 1\); \(rows,\) is needed"),
+    ([episode(3, actions=np.zeros((3, ACT + 1)))], r"episode_0, actions: shape \(3, 2\); \(rows, 1\) is needed"),
+    ([episode(3, rewards=np.float32(1))], r"episode_0, rewards: shape \(\)"),
+    ([episode(3, rewards=[b"a", b"b", b"c"])], r"episode_0, rewards: dtype object; float32 is needed"),
+    ([episode(3, terminations=np.full(3, np.nan))], "episode_0, terminations: dtype float64; bool is needed"),
+    ([episode(2), episode(3, observations=np.zeros((3, OBS)))], "episode_1, observations: 3 rows;.*4 rows are needed"),
+    ([episode(3, actions=np.zeros((2, ACT)))], "episode_0, actions: 2 rows; rewards has 3, so 3 rows are needed"),
+    ([episode(2), with_value("rewards", (1,), np.nan)], "episode_1, rewards, row 1: nan; finite"),
+    ([episode(2), with_value("observations", (3, 1), np.inf)], "episode_1, observations, row 3, column 1: inf"),
+    ([with_value("observations", (0, 0), 1e300)], "episode_0, observations, row 0, column 0: inf; finite float32"),
+    ([with_value("actions", (1, 0), -np.inf)], "episode_0, actions, row 1, column 0: -inf"),
+    ([with_value("actions", (1, 0), 1.01)], r"actions, row 1, column 0: 1.01; the action space is \(-1.0,\) to"),
+    ([episode(3, terminations=ENDS_EARLY)], "episode_0, terminations, row 0: True; only an episode's last row"),
+]
+
+
+@pytest.mark.parametrize(("episodes", "message"), EPISODE_ERRORS, ids=[row[1][:40] for row in EPISODE_ERRORS])
+def test_unusable_episodes(tmp_path: Path, episodes: list[dict[str, Any]], message: str) -> None:
+    check_error(write_minari(tmp_path / "set", episodes), message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("main_data.hdf5", b"", "main_data.hdf5: not readable as HDF5"),
+        ("main_data.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "main_data.hdf5: not readable as HDF5"),
+        ("main_data.hdf5", None, "main_data.hdf5: no such file"),
+        ("metadata.json", b"{", "metadata.json: not readable as JSON"),
+        ("metadata.json", b"[]", "metadata.json: holds list"),
+        ("metadata.json", None, "metadata.json: no such file"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    folder = write_minari(tmp_path / "set")
+    path = folder / "data" / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    check_error(folder, message)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_truncated_file(tmp_path: Path, share: float) -> None:
+    folder = write_minari(tmp_path / "set")
+    path = folder / "data" / "main_data.hdf5"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    check_error(folder, "not readable as HDF5")
+
+
+def test_group_that_is_no_group(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path / "set", [])
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0"] = 1
+    check_error(folder, "not readable as HDF5")
+
+
+def test_folder_without_a_data_set(tmp_path: Path) -> None:
+    check_error(tmp_path, "not a Minari data set; the folder must hold data/main_data.hdf5")
+
+
+def check_error(folder: Path, message: str) -> None:
+    """Loading `folder` raises InputError: one line, naming the folder, matching `message`."""
+    with pytest.raises(InputError) as raised:
+        load_minari(str(folder))
+    text = str(raised.value)
+    assert str(folder) in text
+    assert "\n" not in text
+    assert re.search(message, text), text
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real data at {REAL}")
+def test_real_data_agrees_with_minaris_own_loader() -> None:
+    data = load_minari(str(REAL))
+    theirs = minari.MinariDataset(REAL / "data")
+    assert (len(data), len(data.ends)) == (theirs.total_steps, theirs.total_episodes)
+    for index in (0, 9, 10, theirs.total_episodes - 1):
+        span = slice(data.starts[index], data.ends[index] + 1)
+        expected = theirs[index]
+        np.testing.assert_array_equal(data.obs[span], expected.observations[:-1])
+        np.testing.assert_array_equal(data.next_obs[span], expected.observations[1:])
+        np.testing.assert_array_equal(data.action[span], expected.actions)
+        np.testing.assert_array_equal(data.reward[span], expected.rewards.astype(np.float32))
+        np.testing.assert_array_equal(data.terminal[span], expected.terminations)

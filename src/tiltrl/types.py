@@ -81,6 +81,31 @@ class Transitions:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Between the units of the environment and those of the networks: observations of zero mean and unit deviation,
+    actions in [-1, 1]."""
+
+    obs_mean: tuple[float, ...]
+    obs_std: tuple[float, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+    def normalize_obs(self, obs: Float[np.ndarray, "*batch obs"]) -> Float[np.ndarray, "*batch obs"]:
+        """Environment's observations to the networks'."""
+        return ((np.asarray(obs) - np.array(self.obs_mean)) / np.array(self.obs_std)).astype(np.float32)
+
+    def to_unit(self, action: Float[np.ndarray, "*batch act"]) -> Float[np.ndarray, "*batch act"]:
+        """Environment's actions to the unit box."""
+        low, high = np.array(self.action_low), np.array(self.action_high)
+        return (2.0 * (np.asarray(action) - low) / (high - low) - 1.0).astype(np.float32)
+
+    def to_env(self, action: Float[np.ndarray, "*batch act"]) -> Float[np.ndarray, "*batch act"]:
+        """Unit actions to the environment's."""
+        low, high = np.array(self.action_low), np.array(self.action_high)
+        return (low + 0.5 * (np.asarray(action) + 1.0) * (high - low)).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Alignment data: for each state, K actions sampled from the behavior and their values (EDA, Section 3.2)."""
 

@@ -1,0 +1,39 @@
+# Everything happens in .venv, which is made and filled on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help: ## list the targets
+	@grep -E '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.]+):.*## /make \1\t/' | expand -t 16
+
+demo: .venv/core ## train and evaluate a policy on the bundled data, into runs/demo
+	$(BIN)/tiltrl run demo --out runs/demo
+
+test: .venv/dev ## run the tests
+	$(BIN)/pytest
+
+lint: .venv/dev ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: .venv/dev ## repair style and formatting where that is safe
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove the environment, caches and builds; runs/ stays
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each file says that its packages are installed.
+.venv/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/dev: .venv/core
+	$(INSTALL) --editable '.[dev]'
+	touch $@

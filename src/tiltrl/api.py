@@ -1,0 +1,160 @@
+"""The verbs in Python: load a data set, fit the behavior, fit the critic, align, evaluate.
+
+Each trains one model in memory, by the same functions and presets as the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tiltrl.data.registry import env_id, reference
+from tiltrl.data.transforms import scale_rewards, split_episodes
+from tiltrl.evaluation.rollout import Episodes, OnStep, rollout
+from tiltrl.policy import Policy, PolicyConfig
+from tiltrl.presets import FAST, Preset, check_betas
+from tiltrl.stages.align import train_policy
+from tiltrl.stages.annotate import Score, choose_states, make_candidates, sample_candidates
+from tiltrl.stages.behavior import train_behavior
+from tiltrl.stages.critics.check import TrustCheck
+from tiltrl.stages.critics.networks import Critic
+from tiltrl.stages.critics.score import CriticScore
+from tiltrl.stages.critics.train import assess, train_critic
+from tiltrl.stages.prepare import scaling_of
+from tiltrl.types import Scaling, Transitions
+
+
+def member(stacked: Any, index: int) -> Any:
+    """One member of a module whose leaves have a leading `members` axis."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def critic_rewards(data: Transitions) -> np.ndarray:
+    """The rewards a critic trains on, by the transform that the registry names for the data's environment.
+
+    Raises:
+        InputError: the transform cannot be applied to this data.
+    """
+    return scale_rewards(data, reference(env_id(data.task)).reward_transform)
+
+
+def split_for_critic(data: Transitions, preset: Preset) -> tuple[Transitions, np.ndarray, Transitions, np.ndarray]:
+    """Training and held-out episodes, each with its transformed rewards (scaled by the whole data's returns)."""
+    whole = dataclasses.replace(data, reward=critic_rewards(data))
+    train, held_out = split_episodes(whole, preset.held_out, seed=0)
+    return train, train.reward, held_out, held_out.reward
+
+
+def check_score(
+    score: CriticScore, behavior: eqx.Module, held_out: Transitions, reward: np.ndarray, preset: Preset
+) -> TrustCheck:
+    """The critic's trust check, with a few candidates of the behavior at every held-out step."""
+    unit = sample_candidates(
+        behavior, score.scaling.normalize_obs(held_out.obs), 4, preset.sampler, jax.random.key(0)
+    )
+    return assess(score, held_out, reward, score.scaling.to_env(unit), preset.critic.discount)
+
+
+def fit_behavior(data: Transitions, preset: Preset = FAST, seed: int = 0) -> Policy:
+    """A diffusion model of the logged behavior; rewards are not looked at."""
+    scaling = scaling_of(data, normalize=preset.normalize_obs)
+    obs, action = jnp.asarray(scaling.normalize_obs(data.obs)), jnp.asarray(scaling.to_unit(data.action))
+    networks = train_behavior(obs, action, preset.behavior, jax.random.split(jax.random.key(seed), 1))
+    config = policy_config(data, scaling, preset, {"stage": "behavior", "seed": seed})
+    return Policy(member(networks, 0), config, seed=seed)
+
+
+def fit_critic(data: Transitions, behavior: Policy, preset: Preset = FAST, seed: int = 0) -> CriticScore:
+    """A critic `(obs, action) -> q` of the logged rewards, in the transformed reward's units; `.check` says how far
+    to trust it.
+
+    Args:
+        data: a share of its episodes is held out for the check.
+        behavior: its actions are what the critic will have to choose among.
+        preset: kind and settings of the critic.
+        seed: of the training.
+
+    Raises:
+        InputError: the rewards cannot be transformed as the environment's kind asks.
+    """
+    train, reward, held_out, held_out_reward = split_for_critic(data, preset)
+    scaling = behavior.config.scaling
+    critics = train_critic(train, reward, scaling, preset.critic, jax.random.split(jax.random.key(seed), 1))
+    score = CriticScore(member(critics, 0), scaling, preset.annotate.pessimism)
+    return dataclasses.replace(score, check=check_score(score, behavior.network, held_out, held_out_reward, preset))
+
+
+def align(
+    behavior: Policy,
+    score: Score,
+    data: Transitions,
+    beta: float | None = None,
+    preset: Preset = FAST,
+    seed: int = 0,
+) -> Policy:
+    """Tilt the behavior towards higher scores: `pi ∝ mu exp(Q / beta)`.
+
+    Args:
+        behavior: the model to start from; it is not changed.
+        score: any function `(obs, action) -> q` of arrays of rows, such as a critic of `fit_critic`.
+        data: where the states come from; its own actions and rewards are not used.
+        beta: temperature: the smaller, the further from the behavior. None: the preset's first.
+        preset: number of candidates, steps and the like.
+        seed: of the candidates and of training.
+
+    Raises:
+        InputError: beta is not positive, or a score is not finite.
+    """
+    beta = preset.betas[0] if beta is None else beta
+    check_betas((beta,))
+    scaling, key = behavior.config.scaling, jax.random.key(seed)
+    obs = data.obs[choose_states(len(data), 1.0, preset.annotate, seed)]
+    trust = score.trust if isinstance(score, CriticScore) else 1.0
+    found = make_candidates(behavior.network, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
+    networks = train_policy(
+        jax.tree.map(lambda leaf: leaf[None], behavior.network),
+        jnp.asarray(scaling.normalize_obs(found.obs))[None],
+        jnp.asarray(scaling.to_unit(found.action))[None],
+        jnp.asarray(found.q)[None],
+        jnp.array([beta]),
+        preset.align,
+        jax.random.split(key, 1),
+    )
+    provenance = behavior.config.provenance | {"stage": "align", "beta": beta}
+    aligned = Policy(
+        member(member(networks, 0), 0), dataclasses.replace(behavior.config, provenance=provenance), seed=seed
+    )
+    return with_critic(aligned, score.critic, preset) if isinstance(score, CriticScore) else aligned
+
+
+def evaluate(policy: Policy, episodes: int = 20, seed: int = 0, on_step: OnStep | None = None) -> Episodes:
+    """Returns and lengths of whole episodes of the policy in the environment its data was recorded in.
+
+    Raises:
+        InputError: the data names no environment, or it is not installed or does not match.
+    """
+    policy.reset(seed)
+    return rollout(lambda obs, _: policy.sample(obs), policy.config.task, episodes=episodes, seed=seed, on_step=on_step)
+
+
+def policy_config(data: Transitions, scaling: Scaling, preset: Preset, provenance: dict[str, Any]) -> PolicyConfig:
+    """How a policy of this data and preset is described; without rejection sampling."""
+    return PolicyConfig(
+        task=data.task,
+        scaling=scaling,
+        energy=preset.behavior.network,
+        sampler=preset.sampler,
+        pessimism=preset.annotate.pessimism,
+        provenance={"data": data.fingerprint()} | provenance,
+    )
+
+
+def with_critic(policy: Policy, critic: Critic, preset: Preset) -> Policy:
+    """The same policy with rejection sampling: the best by Q of `preset.candidates` actions."""
+    config = dataclasses.replace(policy.config, critic=preset.critic.shape, candidates=preset.candidates)
+    return Policy(policy.network, config, critic)

@@ -1,0 +1,118 @@
+"""The command line: parse, call, print. Bad input is one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from tiltrl.api import evaluate as evaluate_policy
+from tiltrl.errors import InputError
+from tiltrl.evaluation.report import Row, draw, print_table
+from tiltrl.evaluation.scores import normalized_score, score_label
+from tiltrl.pipeline import Run, RunConfig, write_results
+from tiltrl.policy import load_policy
+from tiltrl.progress import LiveProgress
+
+Options = Annotated[RunConfig, tyro.conf.arg(name="")]
+console = Console()
+
+
+def run(config: Options) -> None:
+    """The whole job: behavior, critic, candidates, alignment, evaluation; a table, a picture and policies to load.
+
+    Example: tiltrl run demo --beta 2 4 --seeds 3 --out runs/demo
+
+    Stages that are done are reused: the same command again, or with another --beta, trains only what is missing.
+    """
+    with LiveProgress(console) as progress:
+        run = Run(config, progress)
+        rows = run.evaluate()
+        policy = run.save_policies()
+    label = score_label(run.data.task)
+    results = write_results(run, rows, label)
+    picture = run.folder.path / "report.png"
+    draw(rows, label, picture, f"{config.dataset}: {config.preset} preset, {config.seeds} seed(s)")
+    console.print()
+    print_table(rows, label, console)
+    console.print(
+        f"\npicture  {picture}\nnumbers  {results}\npolicy   {policy}\n\n"
+        f'Load it:  policy = tiltrl.load_policy("{policy}"); action = policy.sample(obs)',
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def behavior(config: Options) -> None:
+    """Fit the diffusion model of the logged behavior (no rewards needed)."""
+    with LiveProgress(console) as progress:
+        run = Run(config, progress)
+        _ = run.behavior
+    console.print(f"behavior in {run.behavior_stage.folder}", soft_wrap=True)
+
+
+def critic(config: Options) -> None:
+    """Fit the critic and check on held-out episodes whether it can be trusted."""
+    with LiveProgress(console) as progress:
+        run = Run(config, progress)
+        _ = run.critic
+    console.print(f"critic in {run.critic_stage.folder}", soft_wrap=True)
+
+
+def annotate(config: Options) -> None:
+    """Sample candidate actions from the behavior and value them with the critic."""
+    with LiveProgress(console) as progress:
+        run = Run(config, progress)
+        _ = run.candidates
+    console.print(f"candidates in {run.candidates_stage.folder}", soft_wrap=True)
+
+
+def align(config: Options) -> None:
+    """Tilt the behavior towards the critic, at every --beta; writes policies that can be loaded."""
+    with LiveProgress(console) as progress:
+        run = Run(config, progress)
+        policy = run.save_policies()
+    console.print(f"policies in {policy.parent}", soft_wrap=True)
+
+
+def evaluate(config: Options) -> None:
+    """Run full episodes: of one saved policy (give its folder as DATASET), or of all policies of a run.
+
+    Example: tiltrl evaluate runs/demo/policies/beta2-seed0 --episodes 100
+    """
+    folder = Path(config.dataset)
+    if not (folder / "policy.json").is_file():
+        run(config)
+        return
+    policy = load_policy(folder)
+    task = policy.config.task
+    with LiveProgress(console) as progress:
+        progress.start("evaluate", 1)
+        found = evaluate_policy(
+            policy, config.episodes, config.seed, on_step=lambda step, horizon, _: progress.update(step, horizon, {})
+        )
+    print_table([Row(folder.name, normalized_score(found.returns, task)[None])], score_label(task), console)
+
+
+def main() -> None:
+    """Entry point of `tiltrl`."""
+    commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate)}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="tiltrl",
+            description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
+        )
+    except InputError as error:
+        print(f"tiltrl: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("tiltrl: interrupted; the same command continues from here", file=sys.stderr)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Stage 4: tilt the behavior model towards the candidates' values, `pi ∝ mu exp(Q / beta)` (EDA, Section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tiltrl import losses
+from tiltrl.diffusion.energy import Energy
+from tiltrl.diffusion.schedule import T_MIN, diffuse
+from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """How the policy is fine-tuned. The defaults are the paper's (EDA, Appendix D)."""
+
+    steps: int = 200_000
+    batch: int = 256  # states; each brings its K candidates
+    learning_rate: float = 5e-5
+    cosine: bool = False
+    average: float = 0.0  # decay of the weights' running average; 0: none
+
+
+def candidate_energies(
+    energy: Energy, noisy: Float[Array, "k act"], obs: Float[Array, " obs"], t: Float[Array, ""]
+) -> Float[Array, " k"]:
+    """`f(a_t^k | s, t)` of the K candidates of one state, all at one time, without dropout."""
+    return jax.vmap(lambda a: energy(a, obs, t))(noisy)
+
+
+def alignment_loss(
+    policy: Energy,
+    behavior: Energy,
+    noisy: Float[Array, "batch k act"],
+    obs: Float[Array, "batch obs"],
+    t: Float[Array, " batch"],
+    q: Float[Array, "batch k"],
+    beta: Float[Array, ""] | float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean value-based loss (Eq. 14) of a batch of states, and what the tilt does to their candidates."""
+    energies = jax.vmap(candidate_energies, in_axes=(None, 0, 0, 0))
+    log_ratio = energies(policy, noisy, obs, t) - jax.lax.stop_gradient(energies(behavior, noisy, obs, t))
+    loss = jnp.mean(jax.vmap(losses.value_alignment, in_axes=(0, 0, None))(q, log_ratio, beta))
+    weights = jax.nn.softmax(log_ratio)
+    info = {
+        "alignment_loss": loss,
+        # The share of states whose most valued candidate is also the most tilted one.
+        "accuracy": jnp.mean((jnp.argmax(q, axis=1) == jnp.argmax(log_ratio, axis=1)).astype(jnp.float32)),
+        # KL(pi || mu) as the candidates see it: at most log K.
+        "kl": jnp.mean(jnp.sum(weights * jax.nn.log_softmax(log_ratio), axis=1) + jnp.log(q.shape[1])),
+        "drift": jnp.mean(log_ratio),
+    }
+    return loss, info
+
+
+def train_policy(
+    behavior: Energy,
+    obs: Float[Array, "members states obs"],
+    candidates: Float[Array, "members states k act"],
+    q: Float[Array, "members states k"],
+    betas: Float[Array, " betas"],
+    config: AlignConfig,
+    keys: PRNGKeyArray,
+    session: Session | None = None,
+) -> Energy:
+    """Align a copy of each member's frozen behavior at every temperature.
+
+    Args:
+        behavior: mu, with a leading `members` axis; it stays frozen.
+        obs: normalized observations of the candidates' states.
+        candidates: actions in the unit box, sampled from mu.
+        q: their values in units of beta: only differences within a state matter.
+        betas: temperatures; all are trained in one program, on the same batches and noise.
+        config: steps, batch and learning rate.
+        keys: one key a member.
+        session: where to resume from and report to.
+
+    Returns:
+        pi, with leading axes `members, betas`.
+    """
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+
+    def init(behavior: Energy) -> Learner:
+        return jax.vmap(lambda _: init_learner(jax.tree.map(jnp.copy, behavior), optimizer))(betas)
+
+    def update(
+        learners: Learner, data: tuple[Energy, Array, Array, Array], _: None, key: PRNGKeyArray
+    ) -> tuple[Learner, dict[str, Array]]:
+        behavior, obs, candidates, q = data
+        index_key, time_key, noise_key = jax.random.split(key, 3)
+        index = jax.random.randint(index_key, (config.batch,), 0, obs.shape[0])
+        # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
+        t = jax.random.uniform(time_key, (config.batch,), minval=T_MIN, maxval=1.0)
+        chosen = candidates[index]
+        noisy = diffuse(chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2]))
+
+        def one(learner: Learner, beta: Array) -> tuple[Learner, dict[str, Array]]:
+            gradient, info = jax.grad(alignment_loss, has_aux=True)(
+                learner.params, behavior, noisy, obs[index], t, q[index], beta
+            )
+            return gradient_step(learner, gradient, optimizer, config.average), info
+
+        return jax.vmap(one)(learners, betas)
+
+    learner = fit(
+        update,
+        jax.vmap(init)(behavior),
+        member_data=(behavior, obs, candidates, q),
+        shared_data=None,
+        keys=keys,
+        steps=config.steps,
+        session=session,
+    )
+    return learner.average

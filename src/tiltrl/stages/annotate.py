@@ -1,0 +1,163 @@
+"""Stage 3: candidate actions from the behavior model, each with its value (EDA, Section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from tiltrl.diffusion.energy import Energy, data_prediction
+from tiltrl.diffusion.samplers import Grid, Solver, sample
+from tiltrl.errors import InputError
+from tiltrl.types import Candidates, Scaling
+
+Score = Callable[[Float[np.ndarray, "batch obs"], Float[np.ndarray, "batch act"]], Float[np.ndarray, " batch"]]
+"""Any value of actions: `(obs, action) -> q`, both in the environment's units."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How actions are drawn from a diffusion model. The defaults are the paper's and the release's."""
+
+    calls: int = 15  # network calls a sample
+    solver: Solver = "2s"
+    grid: Grid = "uniform"
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Which states get candidates, and in what units their values are. The defaults are the paper's and the release's.
+
+    Normalized values are divided by their spread among the candidates of a state and multiplied by the critic's trust,
+    so that one beta means about the same step away from the behavior in every task, and a smaller one where the critic
+    is doubtful. With Gaussian values of full trust, `KL(pi || mu)` is `1 / (2 beta^2)` nats.
+    """
+
+    k: int = 16  # candidates a state
+    states: int | None = None  # states drawn from the data; None: all of them
+    normalize: bool = False
+    scale: float = 3.0  # factor on Q where it is not normalized; the release multiplies by 3 (Eq. 14 does not)
+    pessimism: float = 1.0  # ensemble deviations taken off Q; 1 with twin networks is their minimum
+
+
+def sample_actions(
+    energy: Energy, obs: Float[Array, "batch obs"], config: SamplerConfig, key: PRNGKeyArray
+) -> Float[Array, "batch act"]:
+    """One action in the unit box for each normalized observation."""
+
+    def denoise(action: Float[Array, "batch act"], t: Float[Array, ""]) -> Float[Array, "batch act"]:
+        return jax.vmap(lambda a, o: data_prediction(energy, a, o, t))(action, obs)
+
+    noise = jax.random.normal(key, (obs.shape[0], energy.embed_action.in_features))
+    return sample(denoise, noise, calls=config.calls, solver=config.solver, grid=config.grid)
+
+
+def sample_candidates(
+    energy: Energy,
+    obs: Float[np.ndarray, "states obs"],
+    k: int,
+    config: SamplerConfig,
+    key: PRNGKeyArray,
+    *,
+    batch: int = 512,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "states k act"]:
+    """K independent actions of one behavior model for each normalized state, in the unit box.
+
+    Raises:
+        InputError: k < 2, where nothing could be compared.
+    """
+    if k < 2:
+        raise InputError(f"k = {k}; at least 2 candidates a state are needed to compare")
+
+    @jax.jit
+    def draw(energy: Energy, obs: Array, key: PRNGKeyArray) -> Array:
+        return sample_actions(energy, jnp.repeat(obs, k, axis=0), config, key)
+
+    out = np.empty((len(obs), k, energy.embed_action.in_features), np.float32)
+    # The last batch wraps around, so that every call has one shape and compiles once.
+    for start in range(0, len(obs), batch):
+        index = np.arange(start, start + batch) % len(obs)
+        actions = np.asarray(draw(energy, obs[index], jax.random.fold_in(key, start))).reshape(batch, k, -1)
+        stop = min(start + batch, len(obs))
+        out[start:stop] = actions[: stop - start]
+        if on_progress is not None:
+            on_progress(stop, len(obs))
+    return out
+
+
+def annotate(
+    score: Score, obs: Float[np.ndarray, "states obs"], action: Float[np.ndarray, "states k act"]
+) -> Float[np.ndarray, "states k"]:
+    """The value of every candidate, by any function of (obs, action) in the environment's units.
+
+    Raises:
+        InputError: the function returns another shape, or NaN or infinite values.
+    """
+    states, k, act = action.shape
+    q = np.asarray(score(np.repeat(obs, k, axis=0), action.reshape(-1, act)))
+    if q.shape != (states * k,):
+        raise InputError(f"score returned shape {q.shape} for {states * k} actions; expected ({states * k},)")
+    if not np.isfinite(q).all():
+        raise InputError(f"score returned {q[~np.isfinite(q)][0]} for an action; every candidate needs a finite value")
+    return q.reshape(states, k).astype(np.float32)
+
+
+def in_units_of_beta(
+    q: Float[np.ndarray, "states k"], config: AnnotateConfig, trust: float
+) -> Float[np.ndarray, "states k"]:
+    """Values as the alignment loss takes them: normalized and shrunk by trust, or multiplied by the fixed scale."""
+    if not config.normalize:
+        return config.scale * q
+    centered = q - q.mean(axis=1, keepdims=True)
+    spread = float(np.sqrt(np.mean(centered**2)))
+    # A critic that finds all actions equal asks for no tilt.
+    return centered * (trust / spread) if spread > 0 else centered
+
+
+def make_candidates(
+    energy: Energy,
+    scaling: Scaling,
+    obs: Float[np.ndarray, "states obs"],
+    score: Score,
+    trust: float,
+    config: AnnotateConfig,
+    sampler: SamplerConfig,
+    key: PRNGKeyArray,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Candidates:
+    """K actions of one behavior model at each of the given states, with their values in units of beta.
+
+    Args:
+        energy: the behavior model.
+        scaling: between the environment's units and the model's.
+        obs: the states, in the environment's units.
+        score: values actions, in the environment's units.
+        trust: how far the score is believed, 0 to 1; used where values are normalized.
+        config: K, and the units of the values.
+        sampler: how the actions are drawn.
+        key: of the noise.
+        on_progress: called with (states done, states in all).
+
+    Raises:
+        InputError: K < 2, or the score is not finite.
+    """
+    unit = sample_candidates(energy, scaling.normalize_obs(obs), config.k, sampler, key, on_progress=on_progress)
+    action = scaling.to_env(unit)
+    return Candidates(obs, action, in_units_of_beta(annotate(score, obs, action), config, trust))
+
+
+def choose_states(total: int, fraction: float, config: AnnotateConfig, seed: int) -> Int[np.ndarray, " states"]:
+    """Indices of the states that get candidates: a random share of the data, at most `config.states`, ascending.
+
+    Raises:
+        InputError: the fraction is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"label_fraction = {fraction}; it is a share of the states, above 0 and at most 1")
+    count = min(max(1, round(total * fraction)), config.states or total)
+    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))

@@ -1,0 +1,168 @@
+"""The advantage critic: pessimistic evaluation of the behavior, then what one action changes.
+
+Between actions of one state Q differs by a percent or so of its level, far below what a network that must also fit the
+level resolves. So the two are learned apart. An ensemble of V networks, each on a random half of the episodes, fits
+n-step returns of the logged actions: a plain evaluation of the behavior, which reaches its level in a few thousand
+steps. Advantage networks then regress the one-step surprise `r + discount V(s') - V(s)`, where V is the ensemble's
+mean less a multiple of its standard deviation. Where the halves disagree there is little data, so an action that leads
+to such states loses: that is what keeps a tilted policy near states the data knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
+from tiltrl.training.loop import Session, cosine_adam, fit
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    """How the critic is trained. Defaults by measurement: `docs/algorithm.md`."""
+
+    steps: int = 6_000
+    batch: int = 256
+    learning_rate: float = 1e-3
+    cosine: bool = True
+    width: int = 256
+    depth: int = 2
+    layer_norm: bool = False
+    v_ensemble: int = 5
+    q_ensemble: int = 2
+    bag: float = 0.5  # share of the episodes that each V network sees
+    n_step: int = 50  # rewards summed before V takes over
+    pessimism: float = 3.0  # standard deviations of the V ensemble taken off its mean
+    discount: float = 0.99
+    polyak: float = 0.005  # how far the target networks move each step
+
+    @property
+    def shape(self) -> CriticShape:
+        """Shape of the networks."""
+        return CriticShape(self.width, self.depth, self.layer_norm, self.q_ensemble, self.v_ensemble, dueling=True)
+
+
+class Steps(NamedTuple):
+    """Logged steps as this critic sees them, normalized; `landing` is the step whose `next_obs` ends the n steps."""
+
+    obs: Float[Array, "steps obs"]
+    action: Float[Array, "steps act"]
+    reward: Float[Array, " steps"]
+    next_obs: Float[Array, "steps obs"]
+    discount: Float[Array, " steps"]  # 0 where the task ended
+    n_reward: Float[Array, " steps"]  # discounted sum of up to n rewards
+    n_discount: Float[Array, " steps"]  # discount^(steps summed), 0 where the task ended within them
+    landing: Int[Array, " steps"]
+    episode: Int[Array, " steps"]
+
+
+def n_step(
+    reward: Float[np.ndarray, " steps"],
+    terminal: np.ndarray,
+    timeout: np.ndarray,
+    n: int,
+    discount: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Discounted sums of up to n rewards within each episode, the discount of what follows, and the last step summed.
+
+    A sum stops early at the end of its episode; what follows a terminal step is discounted to nothing, what follows a
+    timeout is not.
+    """
+    steps = np.arange(len(reward))
+    ends = np.flatnonzero(terminal | timeout)
+    landing = np.minimum(steps + n - 1, np.repeat(ends, np.diff(ends, prepend=-1)))
+    total = np.zeros(len(reward))
+    for k in range(n):
+        inside = steps + k <= landing
+        total[inside] += discount**k * reward[steps[inside] + k]
+    rest = np.where(terminal[landing], 0.0, discount ** (landing - steps + 1.0))
+    return total.astype(np.float32), rest.astype(np.float32), landing
+
+
+class AdvantageState(NamedTuple):
+    """Networks, their Polyak averages (which make the targets), the episodes each V sees, and optimizer state."""
+
+    critic: Critic
+    target: Critic
+    bag: Float[Array, "episodes v_ensemble"]
+    opt_state: optax.OptState
+
+
+def advantage_losses(
+    critic: Critic, target: Critic, batch: Steps, landed_obs: Float[Array, "batch obs"], seen: Float[Array, "batch v"],
+    pessimism: float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Sum of the V loss and the advantage loss of a batch; targets are constants.
+
+    Args:
+        critic: trained.
+        target: makes the targets.
+        batch: steps of the batch.
+        landed_obs: the observation after each step's n steps.
+        seen: 1 where a V network may learn from a step, else 0.
+        pessimism: standard deviations taken off V in the advantage's target.
+    """
+    v = lambda networks, obs: jax.vmap(apply_ensemble, in_axes=(None, 0))(networks, obs)  # noqa: E731
+    here, there, landed = (v(target.v, obs) for obs in (batch.obs, batch.next_obs, landed_obs))
+    v_error = batch.n_reward[:, None] + batch.n_discount[:, None] * landed - v(critic.v, batch.obs)
+    v_loss = jnp.sum(jnp.mean(seen * v_error**2, axis=0)) / jnp.maximum(jnp.mean(seen), 1e-6)
+
+    def low(v: Float[Array, "batch v"]) -> Float[Array, " batch"]:
+        return jnp.mean(v, axis=1) - pessimism * jnp.std(v, axis=1)
+
+    surprise = batch.reward + batch.discount * low(there) - low(here)
+    advantage = v(critic.q, jax.vmap(join)(batch.obs, batch.action))
+    a_loss = jnp.sum(jnp.mean((surprise[:, None] - advantage) ** 2, axis=0))
+    info = {
+        "v_loss": v_loss / here.shape[1],
+        "advantage_loss": a_loss / advantage.shape[1],
+        "surprise": jnp.std(surprise),
+        "v": jnp.mean(here),
+        "v_disagreement": jnp.mean(jnp.std(here, axis=1)),
+    }
+    return v_loss + a_loss, info
+
+
+def train_advantage(
+    data: Steps, config: AdvantageConfig, keys: PRNGKeyArray, session: Session | None = None
+) -> Critic:
+    """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training step."""
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+    episodes = int(jnp.max(data.episode)) + 1
+
+    def init(key: PRNGKeyArray) -> AdvantageState:
+        init_key, bag_key = jax.random.split(key)
+        critic = init_critic(data.obs.shape[1], data.action.shape[1], config.shape, key=init_key)
+        bag = jax.random.bernoulli(bag_key, config.bag, (episodes, config.v_ensemble)).astype(jnp.float32)
+        # With few episodes a network might be given none; then it sees them all.
+        bag = jnp.where(jnp.sum(bag, axis=0) > 0, bag, 1.0)
+        return AdvantageState(critic, jax.tree.map(jnp.copy, critic), bag, optimizer.init(critic))
+
+    def update(state: AdvantageState, _: None, data: Steps, key: PRNGKeyArray) -> tuple[AdvantageState, dict[str, Array]]:
+        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
+        batch = Steps(*(array[index] for array in data))
+        gradient, info = jax.grad(advantage_losses, has_aux=True)(
+            state.critic, state.target, batch, data.next_obs[batch.landing], state.bag[batch.episode], config.pessimism
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state)
+        critic = optax.apply_updates(state.critic, updates)
+        target = optax.incremental_update(critic, state.target, config.polyak)
+        return AdvantageState(critic, target, state.bag, opt_state), info
+
+    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    state = fit(
+        update,
+        jax.vmap(init)(init_keys),
+        member_data=None,
+        shared_data=data,
+        keys=train_keys,
+        steps=config.steps,
+        session=session,
+    )
+    return state.target

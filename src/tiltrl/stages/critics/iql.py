@@ -1,0 +1,116 @@
+"""Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169): the paper's critic.
+
+V regresses an upper expectile of Q over the logged actions, Q regresses `r + discount V(next)`: no action outside the
+data is ever asked about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tiltrl import losses
+from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
+from tiltrl.training.loop import Session, cosine_adam, fit
+
+
+@dataclass(frozen=True)
+class IQLConfig:
+    """How the critic is trained. The defaults are the paper's (EDA, Appendix D; IQL's own for locomotion)."""
+
+    steps: int = 1_500_000
+    batch: int = 256
+    learning_rate: float = 3e-4
+    cosine: bool = False
+    width: int = 256
+    depth: int = 2
+    layer_norm: bool = False
+    ensemble: int = 2  # Q networks; the target is the least of them
+    expectile: float = 0.7  # 0.9 for antmaze
+    discount: float = 0.99
+    polyak: float = 0.005  # how far the target networks move each step
+
+    @property
+    def shape(self) -> CriticShape:
+        """Shape of the networks."""
+        return CriticShape(self.width, self.depth, self.layer_norm, self.ensemble, 1, dueling=False)
+
+
+class IQLState(NamedTuple):
+    """Networks, target networks and optimizer state."""
+
+    q: MLP
+    v: MLP
+    target: MLP
+    opt_state: optax.OptState
+
+
+class Batch(NamedTuple):
+    """Transitions as IQL sees them: normalized, rewards transformed, `discount` zero where the task ended."""
+
+    obs: Float[Array, "batch obs"]
+    action: Float[Array, "batch act"]
+    reward: Float[Array, " batch"]
+    next_obs: Float[Array, "batch obs"]
+    discount: Float[Array, " batch"]
+
+
+def iql_losses(
+    q: MLP, v: MLP, target: MLP, batch: Batch, expectile: float
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Sum of the V loss and the Q loss; each has gradients in its own networks only (IQL, Eq. 5 and 6)."""
+    x = jax.vmap(join)(batch.obs, batch.action)
+    q_target = jnp.min(jax.vmap(apply_ensemble, in_axes=(None, 0))(target, x), axis=1)
+    v_here = jax.vmap(apply_ensemble, in_axes=(None, 0))(v, batch.obs)[:, 0]
+    v_loss = jnp.mean(losses.expectile(jax.lax.stop_gradient(q_target) - v_here, expectile))
+    v_next = jax.vmap(apply_ensemble, in_axes=(None, 0))(v, batch.next_obs)[:, 0]
+    q_goal = jax.lax.stop_gradient(batch.reward + batch.discount * v_next)
+    # Mean, not sum, over the networks: the release's scale, which Adam does not see.
+    q_loss = jnp.mean((jax.vmap(apply_ensemble, in_axes=(None, 0))(q, x) - q_goal[:, None]) ** 2)
+    return v_loss + q_loss, {"v_loss": v_loss, "q_loss": q_loss, "v": jnp.mean(v_here)}
+
+
+def iql_step(
+    state: IQLState, batch: Batch, config: IQLConfig, optimizer: optax.GradientTransformation
+) -> tuple[IQLState, dict[str, Float[Array, ""]]]:
+    """One Adam step of Q and V on one batch, then one Polyak step of the target."""
+
+    def loss(networks: tuple[MLP, MLP]) -> tuple[Array, dict[str, Array]]:
+        return iql_losses(*networks, state.target, batch, config.expectile)
+
+    gradient, info = jax.grad(loss, has_aux=True)((state.q, state.v))
+    updates, opt_state = optimizer.update(gradient, state.opt_state)
+    q, v = optax.apply_updates((state.q, state.v), updates)
+    target = optax.incremental_update(q, state.target, config.polyak)
+    return IQLState(q, v, target, opt_state), info
+
+
+def train_iql(data: Batch, config: IQLConfig, keys: PRNGKeyArray, session: Session | None = None) -> Critic:
+    """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training transition."""
+    obs_dim, act_dim = data.obs.shape[1], data.action.shape[1]
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+
+    def init(key: PRNGKeyArray) -> IQLState:
+        critic = init_critic(obs_dim, act_dim, config.shape, key=key)
+        return IQLState(critic.q, critic.v, jax.tree.map(jnp.copy, critic.q), optimizer.init((critic.q, critic.v)))
+
+    def update(state: IQLState, _: None, data: Batch, key: PRNGKeyArray) -> tuple[IQLState, dict[str, Array]]:
+        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
+        return iql_step(state, Batch(*(array[index] for array in data)), config, optimizer)
+
+    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    state = fit(
+        update,
+        jax.vmap(init)(init_keys),
+        member_data=None,
+        shared_data=data,
+        keys=train_keys,
+        steps=config.steps,
+        session=session,
+    )
+    return Critic(q=state.target, v=state.v, dueling=False)

@@ -1,0 +1,100 @@
+"""The networks of a critic: ensembles of small multilayer perceptrons, run as one `vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class MLP(eqx.Module):
+    """ReLU perceptron to one number, on one example; LayerNorm before each activation if asked for."""
+
+    layers: tuple[eqx.nn.Linear, ...]
+    norms: tuple[eqx.nn.LayerNorm, ...]
+
+    def __init__(self, inputs: int, width: int, depth: int, *, layer_norm: bool, key: PRNGKeyArray):
+        sizes = [inputs] + [width] * depth
+        keys = jax.random.split(key, depth + 1)
+        hidden = [eqx.nn.Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys[:-1], strict=True)]
+        self.layers = (*hidden, eqx.nn.Linear(width, 1, key=keys[-1]))
+        self.norms = tuple(eqx.nn.LayerNorm(width) for _ in range(depth)) if layer_norm else ()
+
+    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, ""]:
+        for i, layer in enumerate(self.layers[:-1]):
+            x = layer(x)
+            x = jax.nn.relu(self.norms[i](x) if self.norms else x)
+        return self.layers[-1](x)[0]
+
+
+def ensemble(
+    size: int, inputs: int, width: int, depth: int, *, layer_norm: bool, key: PRNGKeyArray
+) -> MLP:
+    """`size` perceptrons of different initial weights, as one module with a leading axis."""
+    make: Callable[[PRNGKeyArray], MLP] = lambda k: MLP(inputs, width, depth, layer_norm=layer_norm, key=k)
+    return eqx.filter_vmap(make)(jax.random.split(key, size))
+
+
+@dataclass(frozen=True)
+class CriticShape:
+    """All that is needed to rebuild a critic's networks."""
+
+    width: int
+    depth: int
+    layer_norm: bool
+    q_ensemble: int
+    v_ensemble: int
+    dueling: bool
+
+
+def apply_ensemble(networks: MLP, x: Float[Array, " inputs"]) -> Float[Array, " ensemble"]:
+    """Every network's answer to one input."""
+    return jax.vmap(lambda network: network(x))(networks)
+
+
+def join(obs: Float[Array, " obs"], action: Float[Array, " act"]) -> Float[Array, " inputs"]:
+    """The input of a Q network: action first, then observation, as in the authors' release."""
+    return jnp.concatenate([action, obs])
+
+
+class Critic(eqx.Module):
+    """An ensemble of action values and of state values, on normalized inputs.
+
+    With `dueling`, the Q networks hold advantages, and `Q = V + A`: their precision is spent on what differs between
+    actions of one state.
+    """
+
+    q: MLP
+    v: MLP
+    dueling: bool = eqx.field(static=True)
+
+    def value(self, obs: Float[Array, " obs"]) -> Float[Array, ""]:
+        """V(s), the mean of its ensemble."""
+        return jnp.mean(apply_ensemble(self.v, obs))
+
+    def values(self, obs: Float[Array, " obs"], action: Float[Array, " act"]) -> Float[Array, " ensemble"]:
+        """Each network's Q(s, a)."""
+        q = apply_ensemble(self.q, join(obs, action))
+        return q + self.value(obs) if self.dueling else q
+
+    def __call__(
+        self, obs: Float[Array, " obs"], action: Float[Array, " act"], pessimism: float = 1.0
+    ) -> Float[Array, ""]:
+        """Mean less `pessimism` standard deviations; with two networks and pessimism 1, their minimum."""
+        q = self.values(obs, action)
+        return jnp.mean(q) - pessimism * jnp.std(q)
+
+
+def init_critic(obs_dim: int, act_dim: int, shape: CriticShape, *, key: PRNGKeyArray) -> Critic:
+    """A critic of random weights."""
+    q_key, v_key = jax.random.split(key)
+    sizes = {"width": shape.width, "depth": shape.depth, "layer_norm": shape.layer_norm}
+    return Critic(
+        q=ensemble(shape.q_ensemble, obs_dim + act_dim, **sizes, key=q_key),
+        v=ensemble(shape.v_ensemble, obs_dim, **sizes, key=v_key),
+        dueling=shape.dueling,
+    )

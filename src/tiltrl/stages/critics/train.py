@@ -1,0 +1,73 @@
+"""Critics by their configuration, and the check every one of them ends with."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from tiltrl.stages.critics.advantage import AdvantageConfig, train_advantage
+from tiltrl.stages.critics.check import TrustCheck, check_critic
+from tiltrl.stages.critics.iql import IQLConfig, train_iql
+from tiltrl.stages.critics.networks import Critic
+from tiltrl.stages.critics.score import CriticScore
+from tiltrl.stages.prepare import advantage_data, one_step_data
+from tiltrl.training.loop import Session
+from tiltrl.types import Scaling, Transitions
+
+
+def train_critic(
+    transitions: Transitions,
+    reward: Float[np.ndarray, " steps"],
+    scaling: Scaling,
+    config: IQLConfig | AdvantageConfig,
+    keys: PRNGKeyArray,
+    session: Session | None = None,
+) -> Critic:
+    """Fit one critic a key, of the kind that the configuration is of; its leaves gain a leading `members` axis.
+
+    Args:
+        transitions: to train on.
+        reward: transformed rewards of the transitions.
+        scaling: between the environment's units and the networks'.
+        config: kind and settings.
+        keys: one key a member.
+        session: where to resume from and report to.
+    """
+    if isinstance(config, IQLConfig):
+        return train_iql(one_step_data(transitions, reward, scaling, config.discount), config, keys, session)
+    return train_advantage(advantage_data(transitions, reward, scaling, config), config, keys, session)
+
+
+def assess(
+    score: CriticScore,
+    held_out: Transitions,
+    reward: Float[np.ndarray, " steps"],
+    candidates: Float[np.ndarray, "steps k act"],
+    discount: float,
+) -> TrustCheck:
+    """The trust check of one critic.
+
+    Args:
+        score: the critic.
+        held_out: whole episodes it was not trained on.
+        reward: their transformed rewards.
+        candidates: actions sampled from the behavior at every held-out step, in the environment's units.
+        discount: the critic's.
+    """
+    steps, k, act = candidates.shape
+    repeated, flat = np.repeat(held_out.obs, k, axis=0), candidates.reshape(-1, act)
+    mean_of_candidates = score(repeated, flat).reshape(steps, k).mean(axis=1)
+    logged = score(held_out.obs, held_out.action)
+    low, high = np.array(score.scaling.action_low), np.array(score.scaling.action_high)
+    uniform = np.random.default_rng(0).uniform(low, high, (steps, act)).astype(np.float32)
+    return check_critic(
+        advantage=logged - mean_of_candidates,
+        value=score.value(held_out.obs),
+        reward=reward,
+        terminal=held_out.terminal,
+        timeout=held_out.timeout,
+        last_value=score.value(held_out.next_obs),
+        discount=discount,
+        candidate_values=score.ensemble(repeated, flat).reshape(-1, steps, k),
+        random_above_data=float(np.mean(score(held_out.obs, uniform) > logged)),
+    )

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tiltrl.data.registry import env_id, reference
 from tiltrl.data.transforms import scale_rewards, split_episodes
+from tiltrl.diffusion.energy import Energy
 from tiltrl.evaluation.rollout import Episodes, OnStep, rollout
 from tiltrl.policy import Policy, PolicyConfig
 from tiltrl.presets import FAST, Preset, check_betas
@@ -51,12 +51,10 @@ def split_for_critic(data: Transitions, preset: Preset) -> tuple[Transitions, np
 
 
 def check_score(
-    score: CriticScore, behavior: eqx.Module, held_out: Transitions, reward: np.ndarray, preset: Preset
+    score: CriticScore, behavior: Energy, held_out: Transitions, reward: np.ndarray, preset: Preset
 ) -> TrustCheck:
     """The critic's trust check, with a few candidates of the behavior at every held-out step."""
-    unit = sample_candidates(
-        behavior, score.scaling.normalize_obs(held_out.obs), 4, preset.sampler, jax.random.key(0)
-    )
+    unit = sample_candidates(behavior, score.scaling.normalize_obs(held_out.obs), 4, preset.sampler, jax.random.key(0))
     return assess(score, held_out, reward, score.scaling.to_env(unit), preset.critic.discount)
 
 
@@ -70,8 +68,9 @@ def fit_behavior(data: Transitions, preset: Preset = FAST, seed: int = 0) -> Pol
 
 
 def fit_critic(data: Transitions, behavior: Policy, preset: Preset = FAST, seed: int = 0) -> CriticScore:
-    """A critic `(obs, action) -> q` of the logged rewards, in the transformed reward's units; `.check` says how far
-    to trust it.
+    """A critic `(obs, action) -> q` of the logged rewards, in the transformed reward's units.
+
+    Its `.check` says how far to trust it.
 
     Args:
         data: a share of its episodes is held out for the check.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +27,7 @@ from tiltrl.evaluation.report import Row
 from tiltrl.evaluation.rollout import check_environment, rollout
 from tiltrl.evaluation.scores import normalized_score
 from tiltrl.files import write_json
-from tiltrl.policy import Policy
+from tiltrl.policy import Policy, versions
 from tiltrl.presets import Preset, PresetName, check_betas, preset_named
 from tiltrl.progress import Reporter
 from tiltrl.runs import RunFolder, Stage
@@ -113,7 +115,7 @@ class Run:
 
     @cached_property
     def behavior(self) -> Energy:
-        """mu of every seed."""
+        """Mu of every seed."""
 
         def train(session: Session) -> Energy:
             obs = jnp.asarray(self.scaling.normalize_obs(self.data.obs))
@@ -147,7 +149,9 @@ class Run:
             return {"trust": checks}
 
         task = self.data.task
-        like = self._stacked_like(lambda key: init_critic(task.obs_dim, task.act_dim, self.preset.critic.shape, key=key))
+        like = self._stacked_like(
+            lambda key: init_critic(task.obs_dim, task.act_dim, self.preset.critic.shape, key=key)
+        )
         critics = self._trained(self.critic_stage, like, self.preset.critic.steps, train, check)
         for i, found in enumerate(self.trust):
             self.reporter.say(_describe_trust(self._seeds[i], found))
@@ -219,7 +223,7 @@ class Run:
 
     @cached_property
     def policies(self) -> Energy:
-        """pi of every seed and beta."""
+        """Pi of every seed and beta."""
         behavior, found = self.behavior, self.candidates
 
         def train(session: Session) -> Energy:
@@ -374,6 +378,13 @@ def write_results(run: Run, rows: list[Row], label: str) -> Path:
             "preset": run.preset,
             "data": {"fingerprint": run.data.fingerprint(), "steps": len(run.data), "episodes": len(run.data.ends)},
             "trust": run.trust,
+            "seconds": run.folder.seconds(),
+            "versions": versions(),
+            "hardware": {
+                "devices": [str(d) for d in jax.devices()],
+                "cores": os.cpu_count(),
+                "host": platform.machine(),
+            },
             "rows": [{"policy": row.name, "logged": row.logged, "scores": row.scores.tolist()} for row in rows],
         },
     )

@@ -72,6 +72,11 @@ def _energy(
     return jax.vmap(lambda o, a: network(a, o, t))(obs, action)
 
 
+def versions() -> dict[str, str]:
+    """Versions of what a policy's numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in ("tiltrl", "jax", "equinox", "gymnasium", "mujoco")}
+
+
 class Policy:
     """A diffusion policy, behavior or aligned, with its own random numbers.
 
@@ -143,8 +148,7 @@ class Policy:
         if self.critic is not None:
             save_arrays(folder / "critic.safetensors", self.critic)
         # Last: a folder with a policy.json is whole.
-        versions = {name: importlib.metadata.version(name) for name in ("tiltrl", "jax", "equinox")}
-        provenance = {"versions": versions} | self.config.provenance
+        provenance = {"versions": versions()} | self.config.provenance
         write_json(folder / "policy.json", dataclasses.replace(self.config, provenance=provenance))
 
     @staticmethod

@@ -72,6 +72,8 @@ class RunFolder:
                 found = json.loads(file.read_text())
             except (OSError, ValueError) as error:
                 raise InputError(f"{file}: not a readable run description: {error}") from error
+            if not isinstance(found, dict):
+                raise InputError(f"{file}: not a readable run description: it holds no JSON object")
             for name, value in identity.items():
                 if found.get(name) != value:
                     raise InputError(
@@ -82,6 +84,11 @@ class RunFolder:
             raise InputError(f"{self.path}: exists and is not a run's folder; give a new or empty folder as --out")
         else:
             write_json(file, identity)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock of each finished stage, in the session that finished it."""
+        files = sorted(self.path.glob("*/stage.json"))
+        return {file.parent.name: json.loads(file.read_text())["seconds_in_last_session"] for file in files}
 
     def stage(self, name: str, **inputs: Any) -> Stage:
         """The stage that depends on exactly these inputs (configurations, keys of other stages, numbers)."""

@@ -25,7 +25,11 @@ Tree = TypeVar("Tree")
 def _names(tree: Any) -> tuple[list[str], list[Any], Any]:
     """Dotted names and values of a pytree's leaves, and its structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves], [v for _, v in leaves], structure
+    return (
+        [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves],
+        [v for _, v in leaves],
+        structure,
+    )
 
 
 def save_arrays(path: str | os.PathLike[str], tree: Any) -> None:

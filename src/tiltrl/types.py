@@ -82,8 +82,10 @@ class Transitions:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Between the units of the environment and those of the networks: observations of zero mean and unit deviation,
-    actions in [-1, 1]."""
+    """Between the units of the environment and those of the networks.
+
+    Networks see observations of zero mean and unit deviation, and actions in [-1, 1].
+    """
 
     obs_mean: tuple[float, ...]
     obs_std: tuple[float, ...]

@@ -156,7 +156,7 @@ def test_what_cannot_be_evaluated_is_named_in_one_line(task, message):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)  # import fails, installed or not
-    with pytest.raises(InputError, match="PointMaze_UMaze-v99: is not installed: `pip install gymnasium-robotics`"):
+    with pytest.raises(InputError, match=r"PointMaze_UMaze-v99: is not installed: `pip install 'tiltrl\[robotics\]'`"):
         check_environment(hopper(id="PointMaze_UMaze-v99", entry_point="gymnasium_robotics.envs.maze:PointMazeEnv"))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5s
+from h5py import h5d, h5g, h5s  # pyright: ignore[reportAttributeAccessIssue]: h5py's low level has no stubs
 
 from tiltrl.data.registry import env_id, reference
 from tiltrl.errors import InputError
@@ -163,22 +163,23 @@ def _env_spec(text: Any, path: Path) -> str | None:
         return None
     try:
         spec = json.loads(text)
-        named = isinstance(spec["id"], str)
-    except (KeyError, TypeError, ValueError):
-        named = False
-    if not named:
+    except (TypeError, ValueError):
+        spec = None
+    if not isinstance(spec, dict) or not isinstance(spec.get("id"), str):
         raise InputError(f"{path}: env_spec is {text!r:.80}; it must be Gymnasium's EnvSpec as JSON, with an id")
     return json.dumps({key: value for key, value in spec.items() if key not in _REMOVED_SPEC_KEYS})
 
 
 def _reference_scores(metadata: dict[str, Any], task: Task, path: Path) -> tuple[float | None, float | None]:
-    own = (metadata.get("ref_min_score"), metadata.get("ref_max_score"))
-    if None in own:
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if low is None or high is None:
         row = reference(env_id(task))
         return row.ref_min, row.ref_max
-    if not all(isinstance(score, int | float) and np.isfinite(score) for score in own) or own[0] >= own[1]:
-        raise InputError(f"{path}: ref_min_score, ref_max_score are {own}; two finite numbers are needed, min < max")
-    return float(own[0]), float(own[1])
+    if not all(isinstance(score, int | float) and np.isfinite(score) for score in (low, high)) or low >= high:
+        raise InputError(
+            f"{path}: ref_min_score, ref_max_score are {low!r}, {high!r}; two finite numbers are needed, min < max"
+        )
+    return float(low), float(high)
 
 
 # --- The steps --------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ class _Episodes:
     arrays: dict[str, np.ndarray]
 
     def locate(self, field: str, row: int) -> str:
-        """ "episode_3, rewards, row 5" for a row of the concatenated array."""
+        """Where a row lies, such as "episode_3, rewards, row 5", for a row of the concatenated array."""
         ends = np.cumsum(self.lengths + (field == "observations"))
         episode = int(np.searchsorted(ends, row, side="right"))
         return f"{self.names[episode]}, {field}, row {row - (ends[episode - 1] if episode else 0)}"
@@ -250,7 +251,7 @@ def _assemble(episodes: _Episodes, task: Task, path: Path) -> Transitions:
     arrays = episodes.arrays
     for field in ("observations", "actions", "rewards"):
         _refuse(~np.isfinite(arrays[field]), field, episodes, path, "finite float32 numbers are needed")
-    low, high = np.float32(task.action_low), np.float32(task.action_high)
+    low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
     slack = _ACTION_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
     outside = (arrays["actions"] < low - slack) | (arrays["actions"] > high + slack)
     _refuse(outside, "actions", episodes, path, f"the action space is {task.action_low} to {task.action_high}")

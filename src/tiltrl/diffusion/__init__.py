@@ -1,1 +1,1 @@
-
+"""The diffusion model: noise schedule, energy network, samplers."""

@@ -41,7 +41,9 @@ class Block(eqx.Module):
     norm: eqx.nn.LayerNorm
     fc1: eqx.nn.Linear
     fc2: eqx.nn.Linear
-    dropout: float = eqx.field(static=True)  # static: every leaf of a model is an array, so optax and vmap take it whole
+    dropout: float = eqx.field(
+        static=True
+    )  # static: every leaf of a model is an array, so optax and vmap take it whole
 
     def __init__(self, width: int, hidden: int, dropout: float, *, key: PRNGKeyArray):
         k1, k2 = jax.random.split(key)
@@ -51,6 +53,7 @@ class Block(eqx.Module):
         self.dropout = dropout
 
     def __call__(self, h: Float[Array, " width"], *, key: PRNGKeyArray | None = None) -> Float[Array, " width"]:
+        """The block on one example; with a key, dropout is on."""
         x = h if key is None else eqx.nn.Dropout(self.dropout)(h, key=key)
         return h + self.fc2(jax.nn.silu(self.fc1(self.norm(x))))
 

@@ -15,7 +15,7 @@ T_MIN = 1e-3
 
 
 def log_alpha(t: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log of the signal scale: `-t^2 (b1 - b0) / 4 - t b0 / 2`."""
+    """Log of the signal scale: `-t^2 (b1 - b0) / 4 - t b0 / 2`."""
     return -0.25 * t**2 * (BETA_MAX - BETA_MIN) - 0.5 * t * BETA_MIN
 
 
@@ -57,4 +57,6 @@ def log_snr_times(calls: int) -> Float[Array, "calls+1"]:
     """`calls` intervals uniform in `lambda_t`, from t = 1 down to `T_MIN` (DPM-Solver's default grid)."""
     ends = log_snr(jnp.array([1.0, T_MIN]))
     # The ends are set exactly, so that a sampler starts from pure noise whatever the rounding.
-    return time_at_log_snr(jnp.linspace(ends[0], ends[1], calls + 1)).at[jnp.array([0, -1])].set(jnp.array([1.0, T_MIN]))
+    return (
+        time_at_log_snr(jnp.linspace(ends[0], ends[1], calls + 1)).at[jnp.array([0, -1])].set(jnp.array([1.0, T_MIN]))
+    )

@@ -1,1 +1,1 @@
-
+"""Evaluation: rollouts, scores with intervals, table and picture."""

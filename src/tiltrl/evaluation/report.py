@@ -79,8 +79,8 @@ def draw(rows: Sequence[Row], label: str, path: str | os.PathLike[str], title: s
     """
     if not rows:
         raise InputError(f"{os.fspath(path)}: no rows to draw; at least one is needed")
-    figure = Figure(figsize=(8.0, 1.6 + 0.62 * len(rows)), dpi=160, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.12)
+    figure = Figure(figsize=(8.0, 1.6 + 0.62 * len(rows)), dpi=160, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.018, ha="left", fontsize=12, fontweight="bold", color=_INK)
     axes = figure.add_subplot()

@@ -19,8 +19,8 @@ from tiltrl.types import Task
 Act = Callable[[Float[np.ndarray, "episodes obs"], int], Float[np.ndarray, "episodes act"]]
 OnStep = Callable[[int, int, int], None]
 
-# Packages whose import registers their environments, by the name to install them under.
-_PROVIDERS = {"gymnasium_robotics": "gymnasium-robotics", "ogbench": "ogbench"}
+# Packages whose import registers their environments, and the extra that installs them.
+_PROVIDERS = {"gymnasium_robotics": "robotics", "ogbench": "ogbench"}
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,10 @@ def rollout(act: Act, task: Task, *, episodes: int, seed: int, on_step: OnStep |
     running = np.ones(episodes, dtype=bool)
     with ExitStack() as stack:
         envs = [stack.enter_context(closing(make_env(task))) for _ in range(episodes)]
-        horizon = envs[0].spec.max_episode_steps
-        space = envs[0].action_space
+        spec = envs[0].spec
+        assert spec is not None and spec.max_episode_steps is not None, "make_env refuses an environment without"
+        horizon = spec.max_episode_steps
+        low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
         obs = np.stack([env.reset(seed=int(s))[0] for env, s in zip(envs, seeds, strict=True)]).astype(np.float32)
         step = 0
         while running.any():
@@ -117,7 +119,7 @@ def rollout(act: Act, task: Task, *, episodes: int, seed: int, on_step: OnStep |
                 raise InputError(f"policy: actions have shape {action.shape}, not {(episodes, task.act_dim)}")
             if not np.isfinite(action[running]).all():
                 raise InputError(f"policy: an action is NaN or infinite at step {step}")
-            action = np.clip(action, space.low, space.high).astype(space.dtype)  # rounding may overstep the bounds
+            action = np.clip(action, low, high).astype(np.float32)  # rounding may overstep the bounds
             for i in np.flatnonzero(running):
                 obs[i], reward, terminal, timeout, _ = envs[i].step(action[i])
                 returns[i] += reward
@@ -138,7 +140,7 @@ def _register(spec: EnvSpec, where: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise InputError(f"{where}: is not installed: `pip install {_PROVIDERS[package]}`") from error
+            raise InputError(f"{where}: is not installed: `pip install 'tiltrl[{_PROVIDERS[package]}]'`") from error
     if spec.id not in gymnasium.registry:
         raise InputError(
             f"{where}: is unknown to Gymnasium {gymnasium.__version__}; `pip install` the package that provides it "
@@ -149,7 +151,7 @@ def _register(spec: EnvSpec, where: str) -> None:
 def _mismatch(env: gymnasium.Env, task: Task) -> str | None:
     """What makes the environment unfit for the data, naming both sides; None when it fits."""
     seen, acts = env.observation_space, env.action_space
-    if env.spec.max_episode_steps is None:
+    if env.spec is None or env.spec.max_episode_steps is None:
         return "has no max_episode_steps, so an episode might never end; give the data's env_spec one"
     if seen.shape != (task.obs_dim,):
         return f"its observations are {seen}, but those of the data have {task.obs_dim} dimensions"

@@ -96,7 +96,9 @@ def train_policy(
         # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
         t = jax.random.uniform(time_key, (config.batch,), minval=T_MIN, maxval=1.0)
         chosen = candidates[index]
-        noisy = diffuse(chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2]))
+        noisy = diffuse(
+            chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2])
+        )
 
         def one(learner: Learner, beta: Array) -> tuple[Learner, dict[str, Array]]:
             gradient, info = jax.grad(alignment_loss, has_aux=True)(

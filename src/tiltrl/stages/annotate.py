@@ -52,7 +52,7 @@ def sample_actions(
     def denoise(action: Float[Array, "batch act"], t: Float[Array, ""]) -> Float[Array, "batch act"]:
         return jax.vmap(lambda a, o: data_prediction(energy, a, o, t))(action, obs)
 
-    noise = jax.random.normal(key, (obs.shape[0], energy.embed_action.in_features))
+    noise = jax.random.normal(key, (obs.shape[0], energy.embed_action.weight.shape[1]))
     return sample(denoise, noise, calls=config.calls, solver=config.solver, grid=config.grid)
 
 
@@ -78,7 +78,7 @@ def sample_candidates(
     def draw(energy: Energy, obs: Array, key: PRNGKeyArray) -> Array:
         return sample_actions(energy, jnp.repeat(obs, k, axis=0), config, key)
 
-    out = np.empty((len(obs), k, energy.embed_action.in_features), np.float32)
+    out = np.empty((len(obs), k, energy.embed_action.weight.shape[1]), np.float32)
     # The last batch wraps around, so that every call has one shape and compiles once.
     for start in range(0, len(obs), batch):
         index = np.arange(start, start + batch) % len(obs)

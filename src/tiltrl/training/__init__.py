@@ -1,1 +1,1 @@
-
+"""Training: the one loop, and what surrounds it on disk."""

@@ -1,11 +1,11 @@
-"""Training state on disk through Orbax: parameters, averages, optimizer, step. Nothing here is meant to be handed on."""
+"""Training state on disk through Orbax: parameters, averages, optimizer. Nothing here is meant to be handed on."""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -42,16 +42,17 @@ class Checkpoints:
             return state, 0
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         try:
-            return self._open().restore(step, args=ocp.args.StandardRestore(like)), step
+            restored: Any = self._open().restore(step, args=ocp.args.StandardRestore(like))
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{self.folder}: the checkpoint at step {step} cannot be continued ({reason}); delete the folder to "
                 "start this stage again"
             ) from error
+        return restored, step
 
     def save(self, step: int, state: object) -> None:
-        """Save the state under its step; the oldest of three is deleted.
+        """Save the state (a container of arrays) under its step; the oldest of three is deleted.
 
         Raises:
             InputError: the operating system refuses (disk full, no permission).

@@ -8,7 +8,7 @@ continued is the run that was not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,19 @@ def init_learner(params: Any, optimizer: optax.GradientTransformation) -> Learne
     return Learner(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros(()))
 
 
+def optimizer_step(
+    optimizer: optax.GradientTransformation, gradient: Any, opt_state: optax.OptState, params: Params
+) -> tuple[Params, optax.OptState]:
+    """New parameters and optimizer state."""
+    updates, opt_state = optimizer.update(gradient, opt_state, cast(Any, params))
+    return cast(Params, optax.apply_updates(cast(Any, params), updates)), opt_state
+
+
+def polyak(new: Params, old: Params, step: float | Float[Array, ""]) -> Params:
+    """`old` moved towards `new` by the share `step`."""
+    return jax.tree.map(lambda a, b: step * a + (1.0 - step) * b, new, old)
+
+
 def gradient_step(
     learner: Learner, gradient: Any, optimizer: optax.GradientTransformation, average_decay: float
 ) -> Learner:
@@ -68,10 +81,9 @@ def gradient_step(
     The average forgets faster at first, by `(1 + step) / (10 + step)`, so that it does not remember the initial
     weights; a decay of 0 makes it the parameters themselves.
     """
-    updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
-    params = optax.apply_updates(learner.params, updates)
+    params, opt_state = optimizer_step(optimizer, gradient, learner.opt_state, learner.params)
     decay = jnp.minimum(average_decay, (1.0 + learner.step) / (10.0 + learner.step))
-    average = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, learner.average, params)
+    average = polyak(params, learner.average, 1.0 - decay)
     return Learner(params, average, opt_state, learner.step + 1.0)
 
 

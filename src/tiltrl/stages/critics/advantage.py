@@ -11,7 +11,7 @@ to such states loses: that is what keeps a tilted policy near states the data kn
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
-from tiltrl.training.loop import Session, cosine_adam, fit
+from tiltrl.stages.critics.networks import Critic, CriticShape, apply_ensemble, init_critic, join
+from tiltrl.training.loop import Session, cosine_adam, fit, optimizer_step, polyak
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AdvantageConfig:
     q_ensemble: int = 2
     bag: float = 0.5  # share of the episodes that each V network sees
     n_step: int = 50  # rewards summed before V takes over
-    pessimism: float = 3.0  # standard deviations of the V ensemble taken off its mean
+    pessimism: float = 5.0  # standard deviations of the V ensemble taken off its mean
     discount: float = 0.99
     polyak: float = 0.005  # how far the target networks move each step
 
@@ -95,8 +95,12 @@ class AdvantageState(NamedTuple):
 
 
 def advantage_losses(
-    critic: Critic, target: Critic, batch: Steps, landed_obs: Float[Array, "batch obs"], seen: Float[Array, "batch v"],
-    pessimism: float,
+    critic: Critic,
+    target: Critic,
+    batch: Steps,
+    landed_obs: Float[Array, "batch obs"],
+    seen: Float[Array, "batch ensemble"],
+    config: AdvantageConfig,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Sum of the V loss and the advantage loss of a batch; targets are constants.
 
@@ -106,15 +110,15 @@ def advantage_losses(
         batch: steps of the batch.
         landed_obs: the observation after each step's n steps.
         seen: 1 where a V network may learn from a step, else 0.
-        pessimism: standard deviations taken off V in the advantage's target.
+        config: pessimism of the advantage's target, and the share of steps that `seen` lets through.
     """
     v = lambda networks, obs: jax.vmap(apply_ensemble, in_axes=(None, 0))(networks, obs)  # noqa: E731
     here, there, landed = (v(target.v, obs) for obs in (batch.obs, batch.next_obs, landed_obs))
     v_error = batch.n_reward[:, None] + batch.n_discount[:, None] * landed - v(critic.v, batch.obs)
-    v_loss = jnp.sum(jnp.mean(seen * v_error**2, axis=0)) / jnp.maximum(jnp.mean(seen), 1e-6)
+    v_loss = jnp.sum(jnp.mean(seen * v_error**2, axis=0)) / config.bag
 
     def low(v: Float[Array, "batch v"]) -> Float[Array, " batch"]:
-        return jnp.mean(v, axis=1) - pessimism * jnp.std(v, axis=1)
+        return jnp.mean(v, axis=1) - config.pessimism * jnp.std(v, axis=1)
 
     surprise = batch.reward + batch.discount * low(there) - low(here)
     advantage = v(critic.q, jax.vmap(join)(batch.obs, batch.action))
@@ -129,9 +133,7 @@ def advantage_losses(
     return v_loss + a_loss, info
 
 
-def train_advantage(
-    data: Steps, config: AdvantageConfig, keys: PRNGKeyArray, session: Session | None = None
-) -> Critic:
+def train_advantage(data: Steps, config: AdvantageConfig, keys: PRNGKeyArray, session: Session | None = None) -> Critic:
     """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training step."""
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
     episodes = int(jnp.max(data.episode)) + 1
@@ -140,19 +142,20 @@ def train_advantage(
         init_key, bag_key = jax.random.split(key)
         critic = init_critic(data.obs.shape[1], data.action.shape[1], config.shape, key=init_key)
         bag = jax.random.bernoulli(bag_key, config.bag, (episodes, config.v_ensemble)).astype(jnp.float32)
-        # With few episodes a network might be given none; then it sees them all.
-        bag = jnp.where(jnp.sum(bag, axis=0) > 0, bag, 1.0)
-        return AdvantageState(critic, jax.tree.map(jnp.copy, critic), bag, optimizer.init(critic))
+        # With few episodes a network might be given none; then it sees them all, at the weight of a share.
+        bag = jnp.where(jnp.sum(bag, axis=0) > 0, bag, config.bag)
+        return AdvantageState(critic, jax.tree.map(jnp.copy, critic), bag, optimizer.init(cast(Any, critic)))
 
-    def update(state: AdvantageState, _: None, data: Steps, key: PRNGKeyArray) -> tuple[AdvantageState, dict[str, Array]]:
+    def update(
+        state: AdvantageState, _: None, data: Steps, key: PRNGKeyArray
+    ) -> tuple[AdvantageState, dict[str, Array]]:
         index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
         batch = Steps(*(array[index] for array in data))
         gradient, info = jax.grad(advantage_losses, has_aux=True)(
-            state.critic, state.target, batch, data.next_obs[batch.landing], state.bag[batch.episode], config.pessimism
+            state.critic, state.target, batch, data.next_obs[batch.landing], state.bag[batch.episode], config
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state)
-        critic = optax.apply_updates(state.critic, updates)
-        target = optax.incremental_update(critic, state.target, config.polyak)
+        critic, opt_state = optimizer_step(optimizer, gradient, state.opt_state, state.critic)
+        target = polyak(critic, state.target, config.polyak)
         return AdvantageState(critic, target, state.bag, opt_state), info
 
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)

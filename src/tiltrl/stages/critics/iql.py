@@ -7,7 +7,7 @@ data is ever asked about.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
-from tiltrl.training.loop import Session, cosine_adam, fit
+from tiltrl.training.loop import Session, cosine_adam, fit, optimizer_step, polyak
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,8 @@ def iql_step(
         return iql_losses(*networks, state.target, batch, config.expectile)
 
     gradient, info = jax.grad(loss, has_aux=True)((state.q, state.v))
-    updates, opt_state = optimizer.update(gradient, state.opt_state)
-    q, v = optax.apply_updates((state.q, state.v), updates)
-    target = optax.incremental_update(q, state.target, config.polyak)
-    return IQLState(q, v, target, opt_state), info
+    (q, v), opt_state = optimizer_step(optimizer, gradient, state.opt_state, (state.q, state.v))
+    return IQLState(q, v, polyak(q, state.target, config.polyak), opt_state), info
 
 
 def train_iql(data: Batch, config: IQLConfig, keys: PRNGKeyArray, session: Session | None = None) -> Critic:
@@ -97,7 +95,9 @@ def train_iql(data: Batch, config: IQLConfig, keys: PRNGKeyArray, session: Sessi
 
     def init(key: PRNGKeyArray) -> IQLState:
         critic = init_critic(obs_dim, act_dim, config.shape, key=key)
-        return IQLState(critic.q, critic.v, jax.tree.map(jnp.copy, critic.q), optimizer.init((critic.q, critic.v)))
+        return IQLState(
+            critic.q, critic.v, jax.tree.map(jnp.copy, critic.q), optimizer.init(cast(Any, (critic.q, critic.v)))
+        )
 
     def update(state: IQLState, _: None, data: Batch, key: PRNGKeyArray) -> tuple[IQLState, dict[str, Array]]:
         index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])

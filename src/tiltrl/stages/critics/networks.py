@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -25,17 +24,19 @@ class MLP(eqx.Module):
         self.norms = tuple(eqx.nn.LayerNorm(width) for _ in range(depth)) if layer_norm else ()
 
     def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, ""]:
+        """One number for one input."""
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             x = jax.nn.relu(self.norms[i](x) if self.norms else x)
         return self.layers[-1](x)[0]
 
 
-def ensemble(
-    size: int, inputs: int, width: int, depth: int, *, layer_norm: bool, key: PRNGKeyArray
-) -> MLP:
+def ensemble(size: int, inputs: int, width: int, depth: int, *, layer_norm: bool, key: PRNGKeyArray) -> MLP:
     """`size` perceptrons of different initial weights, as one module with a leading axis."""
-    make: Callable[[PRNGKeyArray], MLP] = lambda k: MLP(inputs, width, depth, layer_norm=layer_norm, key=k)
+
+    def make(key: PRNGKeyArray) -> MLP:
+        return MLP(inputs, width, depth, layer_norm=layer_norm, key=key)
+
     return eqx.filter_vmap(make)(jax.random.split(key, size))
 
 

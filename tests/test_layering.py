@@ -1,0 +1,106 @@
+"""Rooms import only from rooms above them, and stay small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "tiltrl"
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Outermost first: a module imports from its own row or from rows above it.
+ROWS = (
+    ("errors",),
+    ("types",),
+    ("files", "config_io", "serialization"),
+    ("diffusion.schedule",),
+    ("diffusion.energy",),
+    ("diffusion.samplers",),
+    ("diffusion",),
+    ("losses",),
+    ("data",),
+    ("training",),
+    ("stages",),
+    ("policy", "progress", "runs"),
+    ("evaluation",),
+    ("presets",),
+    ("pipeline", "api"),
+    ("cli",),
+)
+LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
+WITHOUT_JAX = ("data", "evaluation")
+ALLOWED = {"evaluation": {"errors", "types", "files", "evaluation"}}
+FORBIDDEN = {"pickle", "cloudpickle", "dill", "torch"}
+
+
+def name_of(file: Path) -> str:
+    """The module's dotted name below tiltrl; "" for the package itself."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file) for file in FILES}
+
+
+def room_of(module: str) -> str:
+    """The longest room name that the module's name begins with."""
+    rooms = [room for room in LEVEL if module == room or module.startswith(room + ".")]
+    assert rooms, f"{module} belongs to no room: give it a row in ROWS"
+    return max(rooms, key=len)
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that the file imports, wherever in it, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{file}:{node.lineno}: import by full name"
+            for alias in node.names:  # `from tiltrl import losses` imports tiltrl.losses
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner.removeprefix("tiltrl.") in MODULES else node.module)
+    return found
+
+
+def inside(file: Path) -> set[str]:
+    """What it imports from tiltrl, as names below tiltrl."""
+    return {name.removeprefix("tiltrl.") for name in imports(file) if name.startswith("tiltrl.")}
+
+
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: name_of(file) or "tiltrl")
+
+
+@each_file
+def test_a_module_imports_only_from_rooms_above_it(file: Path) -> None:
+    module = name_of(file)
+    if not module:  # the package itself may offer any of its parts
+        return
+    room = room_of(module)
+    used = {room_of(name) for name in inside(file)}
+    below = {name for name in used if LEVEL[name] > LEVEL[room]}
+    assert not below, f"{module} imports from {below}, which lie below {room}"
+    assert used <= ALLOWED.get(room, used), f"{room} may import from {ALLOWED[room]} only"
+
+
+@each_file
+def test_nothing_pickles_or_needs_torch(file: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports(file)} & FORBIDDEN
+
+
+@each_file
+def test_a_file_stays_short(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("room", WITHOUT_JAX)
+def test_rooms_that_do_without_jax(room: str) -> None:
+    todo, seen = [file for file in FILES if room_of(name_of(file) or "cli") == room], set()
+    while todo:  # and all that they import, in turn
+        file = todo.pop()
+        seen.add(file)
+        assert not {name.partition(".")[0] for name in imports(file)} & {"jax", "equinox", "optax", "orbax"}, file
+        todo += [other for other in FILES if name_of(other) in inside(file) and other not in seen]
+    assert len(seen) > 1

@@ -1,0 +1,158 @@
+"""A policy in the hand and on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.errors import InputError
+from tiltrl.policy import Policy, PolicyConfig, load_policy
+from tiltrl.stages.annotate import SamplerConfig
+from tiltrl.stages.critics.networks import CriticShape, init_critic
+from tiltrl.types import Scaling, Task
+
+OBS, ACT = 3, 2
+LOW, HIGH = (-2.0, 0.0), (2.0, 10.0)
+NETWORK = EnergyConfig(action_width=8, time_width=4, obs_width=4, blocks=1, expansion=1, time_features=4)
+SHAPE = CriticShape(width=8, depth=1, layer_norm=False, q_ensemble=2, v_ensemble=1, dueling=False)
+CONFIG = PolicyConfig(
+    task=Task("set", None, LOW, HIGH, OBS),
+    scaling=Scaling((1.0, 0.0, -1.0), (2.0, 1.0, 0.5), LOW, HIGH),
+    energy=NETWORK,
+    sampler=SamplerConfig(calls=3),
+    provenance={"beta": 0.5},
+)
+STATES = np.random.default_rng(0).normal(size=(4, OBS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """One that chooses among three actions by a critic."""
+    energy = eqx.filter_jit(Energy)(OBS, ACT, NETWORK, key=jax.random.key(0))
+    critic = eqx.filter_jit(init_critic)(OBS, ACT, SHAPE, key=jax.random.key(1))
+    return Policy(energy, replace(CONFIG, critic=SHAPE, candidates=3), critic)
+
+
+@pytest.fixture
+def folder(policy: Policy, tmp_path: Path) -> Path:
+    policy.save(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def edit(folder: Path, change: dict[str, Any]) -> None:
+    """Change fields of policy.json."""
+    path = folder / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def test_a_saved_policy_acts_the_same(policy: Policy, folder: Path) -> None:
+    loaded = load_policy(folder, seed=5)
+    policy.reset(5)
+    first = policy.sample(STATES)
+    np.testing.assert_array_equal(loaded.sample(STATES), first)
+    np.testing.assert_array_equal(loaded.energy(STATES, first), policy.energy(STATES, first))
+    assert replace(loaded.config, provenance={}) == replace(policy.config, provenance={})
+    assert loaded.config.provenance["beta"] == 0.5
+    assert {"tiltrl", "jax"} <= set(loaded.config.provenance["versions"])
+
+
+def test_noise_is_new_at_each_call_and_the_same_after_reset(policy: Policy) -> None:
+    policy.reset(0)
+    first, second = policy.sample(STATES), policy.sample(STATES)
+    assert not np.array_equal(first, second)
+    policy.reset(0)
+    np.testing.assert_array_equal(policy.sample(STATES), first)
+    policy.reset(1)
+    assert not np.array_equal(policy.sample(STATES), first)
+
+
+def test_actions_have_the_shape_of_the_states_and_keep_to_the_bounds(policy: Policy) -> None:
+    actions = policy.sample(np.broadcast_to(STATES, (5, 4, OBS)))
+    assert actions.shape == (5, 4, ACT) and actions.dtype == np.float32
+    assert (actions >= LOW).all() and (actions <= HIGH).all()
+    assert policy.sample(STATES[0]).shape == (ACT,)
+
+
+def test_the_critic_picks_the_best_of_the_candidates(policy: Policy) -> None:
+    unit, pessimism = CONFIG.scaling.normalize_obs(np.repeat(STATES, 50, axis=0)), CONFIG.pessimism
+    values = jax.vmap(lambda o, a: policy.critic(o, a, pessimism))
+
+    def mean_value(chooser: Policy) -> float:
+        actions = chooser.sample(np.repeat(STATES, 50, axis=0))
+        return float(values(unit, CONFIG.scaling.to_unit(actions)).mean())
+
+    assert mean_value(policy.replace(candidates=8)) > mean_value(policy.replace(candidates=1))
+
+
+def test_energies_are_the_networks(policy: Policy) -> None:
+    actions = np.array([[0.0, 5.0], [2.0, 10.0], [-2.0, 0.0], [1.0, 7.5]], np.float32)
+    unit = np.array([[0, 0], [1, 1], [-1, -1], [0.5, 0.5]], np.float32)
+    expected = jax.vmap(lambda s, a: policy.network(a, s, 0.3))(CONFIG.scaling.normalize_obs(STATES), unit)
+    np.testing.assert_allclose(policy.energy(STATES, actions, t=0.3), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (STATES[:, :2], r"obs has shape \(4, 2\); its last dimension must be 3"),
+        (1.0, r"obs has shape \(\); its last dimension must be 3"),
+        ([0.0, np.nan, 0.0], "obs holds NaN"),
+        ([0.0, np.inf, 0.0], "obs holds NaN or infinite"),
+    ],
+)
+def test_observations_that_cannot_be_used(policy: Policy, obs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        policy.sample(obs)
+
+
+@pytest.mark.parametrize(
+    ("action", "t", "message"),
+    [
+        (np.zeros((4, 3)), 0.1, "action has shape"),
+        (np.zeros((3, ACT)), 0.1, r"obs has leading shape \(4,\) but action \(3,\)"),
+        (np.zeros((4, ACT)), 1.5, "t = 1.5"),
+        (np.zeros((4, ACT)), np.nan, "t = nan"),
+    ],
+)
+def test_energies_that_cannot_be_asked(policy: Policy, action: Any, t: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        policy.energy(STATES, action, t)
+
+
+def test_choosing_needs_a_critic(policy: Policy) -> None:
+    with pytest.raises(InputError, match="candidates = 2: choosing among actions needs a critic"):
+        Policy(policy.network, replace(CONFIG, candidates=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, "policy.json: field 'colour' is unknown"),
+        ({"format": 2}, "policy.json: format 2 is not known here"),
+        ({"sampler": {"solver": "euler"}}, "policy.json: field sampler.solver"),
+        ({"energy": {"blocks": 2}}, "policy.safetensors: array "),
+        ({"task": {}}, "policy.json: field task.dataset"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_named(folder: Path, change: dict[str, Any], message: str) -> None:
+    edit(folder, change)
+    with pytest.raises(InputError, match=message):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors", "critic.safetensors"])
+def test_a_damaged_or_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:20])
+    with pytest.raises(InputError, match=f"{name}: not a readable"):
+        load_policy(folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: not a readable"):
+        load_policy(folder)

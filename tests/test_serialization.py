@@ -1,0 +1,65 @@
+"""Arrays on disk: named by their place, and refused when they do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.errors import InputError
+from tiltrl.serialization import load_arrays, save_arrays
+
+CONFIG = EnergyConfig(action_width=4, time_width=4, obs_width=4, blocks=1, expansion=1, time_features=4)
+TREE = {"a": jnp.arange(3.0), "b": (jnp.ones((2, 2)), jnp.array(5))}
+
+
+def test_a_module_comes_back_whole_under_dotted_names(tmp_path: Path) -> None:
+    energy = Energy(3, 2, CONFIG, key=jax.random.key(0))
+    save_arrays(tmp_path / "m.safetensors", energy)
+    names = load_file(tmp_path / "m.safetensors")
+    assert {"frequencies", "join.bias", "blocks.0.fc1.weight"} <= set(names)
+    like = eqx.filter_eval_shape(Energy, 3, 2, CONFIG, key=jax.random.key(0))
+    loaded = load_arrays(tmp_path / "m.safetensors", like)
+    assert jax.tree.structure(loaded) == jax.tree.structure(energy)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(energy), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_array_that_is_not_contiguous_keeps_its_order(tmp_path: Path) -> None:
+    turned = np.arange(6.0, dtype=np.float32).reshape(2, 3).T
+    save_arrays(tmp_path / "x", {"x": turned})
+    np.testing.assert_array_equal(load_arrays(tmp_path / "x", {"x": turned})["x"], turned)
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        (TREE | {"c": jnp.zeros(1)}, "array 'c' is missing"),
+        ({"a": TREE["a"]}, r"array 'b\.0' is unexpected"),
+        (TREE | {"a": jnp.zeros(4)}, r"array 'a' is float32\[3\]; expected float32\[4\]"),
+        (TREE | {"a": jnp.zeros(3, int)}, r"array 'a' is float32\[3\]; expected int32\[3\]"),
+    ],
+)
+def test_other_arrays_than_expected_are_named(tmp_path: Path, like: dict, message: str) -> None:
+    save_arrays(tmp_path / "x", TREE)
+    with pytest.raises(InputError, match=f"x: {message}"):
+        load_arrays(tmp_path / "x", like)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, -1])
+def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
+    save_arrays(tmp_path / "x", TREE)
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:keep])
+    with pytest.raises(InputError, match="x: not a readable safetensors file"):
+        load_arrays(tmp_path / "x", TREE)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: not a readable safetensors file: .*No such file"):
+        load_arrays(tmp_path / "nowhere", TREE)

@@ -1,0 +1,119 @@
+"""The training loop on a small regression: members, resuming, averages and rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tiltrl.training.loop import Learner, cosine_adam, fit, gradient_step, init_learner
+
+STEPS = 30
+X = jnp.linspace(-1.0, 1.0, 16)
+KEYS = jax.random.split(jax.random.key(0), 3)
+
+
+class Kept:
+    """A session that stores the state, and starts from one."""
+
+    def __init__(self, state: Any = None, step: int = 0):
+        self.state, self.step, self.heard = state, step, []
+
+    def restore(self, state: Any) -> tuple[Any, int]:
+        return (state, 0) if self.state is None else (jax.tree.map(jnp.copy, self.state), self.step)
+
+    def record(self, step: int, steps: int, metrics: dict[str, Any], state: Any) -> None:
+        # A copy: the loop donates its buffers to the next chunk.
+        self.state, self.step = jax.tree.map(jnp.copy, state), step
+        self.heard.append((step, steps, metrics["loss"].shape))
+
+
+def train(keys: jax.Array, session: Kept | None = None, steps: int = STEPS, decay: float = 0.9) -> Learner:
+    """Fit y = 2 x from random weights, on a noisy random batch at every step."""
+    optimizer = cosine_adam(0.1, STEPS, cosine=True)
+
+    def update(learner: Learner, _: None, x: jax.Array, key: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
+        index_key, noise_key = jax.random.split(key)
+        batch = x[jax.random.randint(index_key, (4,), 0, len(x))]
+        target = 2.0 * batch + 0.1 * jax.random.normal(noise_key, (4,))
+        loss, gradient = jax.value_and_grad(lambda w: jnp.mean((w * batch - target) ** 2))(learner.params)
+        return gradient_step(learner, gradient, optimizer, decay), {"loss": loss}
+
+    state = jax.vmap(lambda key: init_learner(jax.random.normal(key), optimizer))(keys)
+    return fit(update, state, member_data=None, shared_data=X, keys=keys, steps=steps, chunk=8, session=session)
+
+
+def test_one_member_of_many_is_that_member_alone() -> None:
+    together = train(KEYS)
+    assert len(np.unique(together.params)) == 3
+    for i in range(3):
+        alone = train(KEYS[i : i + 1])
+        np.testing.assert_allclose(together.params[i], alone.params[0], rtol=1e-6)
+        np.testing.assert_allclose(together.average[i], alone.average[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("half", [8, 13])  # at the end of a chunk, and within one
+def test_two_halves_are_the_whole_bit_for_bit(half: int) -> None:
+    session = Kept()
+    train(KEYS, session, steps=half)
+    resumed = train(KEYS, Kept(session.state, session.step))
+    for a, b in zip(jax.tree.leaves(train(KEYS)), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_session_hears_of_every_chunk() -> None:
+    session = Kept()
+    train(KEYS, session)
+    assert session.heard == [(step, STEPS, (3,)) for step in (8, 16, 24, 30)]
+
+
+def test_a_finished_run_takes_no_more_steps() -> None:
+    session = Kept()
+    done = train(KEYS, session)
+    np.testing.assert_array_equal(train(KEYS, Kept(session.state, STEPS)).params, done.params)
+
+
+def test_no_decay_makes_the_average_the_parameters() -> None:
+    learner = train(KEYS, decay=0.0)
+    np.testing.assert_array_equal(learner.average, learner.params)
+
+
+def test_the_average_by_hand() -> None:
+    optimizer = cosine_adam(0.1, 10, cosine=False)
+    learner = init_learner(jnp.array(1.0), optimizer)
+    average = 1.0
+    for step in range(40):
+        learner = gradient_step(learner, jnp.array(1.0), optimizer, 0.5)
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * float(learner.params)
+    assert float(learner.average) == pytest.approx(average, rel=1e-5)
+    assert float(learner.step) == 40
+
+
+def step_sizes(steps: int, **settings: Any) -> list[float]:
+    """How far Adam moves at each step under a gradient that stays 1: its learning rate."""
+    optimizer = cosine_adam(0.1, steps, **settings)
+    learner, sizes = init_learner(jnp.array(0.0), optimizer), []
+    for _ in range(steps + 1):
+        moved = gradient_step(learner, jnp.array(1.0), optimizer, 0.0)
+        sizes.append(float(learner.params - moved.params))
+        learner = moved
+    return sizes
+
+
+def test_rates() -> None:
+    np.testing.assert_allclose(step_sizes(8, cosine=False), 0.1, rtol=1e-4)
+    half_wave = 0.05 * (1 + np.cos(np.pi * np.arange(9) / 8))
+    np.testing.assert_allclose(step_sizes(8, cosine=True), half_wave, rtol=1e-3, atol=1e-6)
+    assert step_sizes(8, cosine=True, warmup=4)[:5] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1], abs=1e-5)
+
+
+def test_gradients_are_clipped_before_adam() -> None:
+    optimizer = cosine_adam(0.1, 10, cosine=False, clip=1.0)
+    learner = init_learner(jnp.zeros(2), optimizer)
+    learner = gradient_step(learner, jnp.array([3.0, 4.0]), optimizer, 0.0)
+    first_moment = jax.tree.leaves(learner.opt_state)[1]
+    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)

@@ -18,11 +18,11 @@ import numpy as np
 
 from tiltrl.evaluation.scores import interval
 
-# Data set, number of seeds. Two cores: three seeds where the question is hardest to answer with one.
+# Data set, number of seeds: three on the noisy and mixed sets, one elsewhere, which is what two cores had time for.
 TASKS = (
     ("tiltrl/hopper/mixed-v0", 3),
     ("tiltrl/halfcheetah/mixed-v0", 3),
-    ("tiltrl/hopper/noisy-v0", 1),
+    ("tiltrl/hopper/noisy-v0", 3),
     ("tiltrl/hopper/medium-v0+tiltrl/hopper/expert-v0", 1),
     ("tiltrl/hopper/medium-v0", 1),
 )
@@ -60,9 +60,9 @@ def table() -> str:
 
 
 def main(only: list[str]) -> None:
-    """Run what is missing (or only the tasks whose name holds one of the words given), then write the table."""
+    """Run what is missing (or only the named tasks, such as hopper-mixed-v0), then write the table."""
     for dataset, seeds in TASKS:
-        if only and not any(word in slug(dataset) for word in only):
+        if only and slug(dataset) not in only:
             continue
         out = RUNS / slug(dataset)
         command = ["tiltrl", "run", dataset, "--seeds", str(seeds), "--out", str(out)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,8 +31,14 @@ def run(config: Options) -> None:
     """
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        rows = run.evaluate()
+        _ = run.split
         policy = run.save_policies()
+        if run.data.task.env_spec is None:
+            progress.say(
+                f"policies in {policy.parent}; the data names no environment, so there is nothing to evaluate in"
+            )
+            return
+        rows = run.evaluate()
     label = score_label(run.data.task)
     results = write_results(run, rows, label)
     picture = run.folder.path / "report.png"
@@ -58,6 +65,7 @@ def critic(config: Options) -> None:
     """Fit the critic and check on held-out episodes whether it can be trusted."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
+        _ = run.split
         _ = run.critic
     console.print(f"critic in {run.critic_stage.folder}", soft_wrap=True)
 
@@ -66,6 +74,7 @@ def annotate(config: Options) -> None:
     """Sample candidate actions from the behavior and value them with the critic."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
+        _ = run.split
         _ = run.candidates
     console.print(f"candidates in {run.candidates_stage.folder}", soft_wrap=True)
 
@@ -74,6 +83,7 @@ def align(config: Options) -> None:
     """Tilt the behavior towards the critic, at every --beta; writes policies that can be loaded."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
+        _ = run.split
         policy = run.save_policies()
     console.print(f"policies in {policy.parent}", soft_wrap=True)
 
@@ -108,6 +118,12 @@ def main() -> None:
         )
     except InputError as error:
         print(f"tiltrl: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # The disk's and the file system's refusals, wherever a library met them; anything else is our bug.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        print(f"tiltrl: error: {error.filename or 'writing the run'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("tiltrl: interrupted; the same command continues from here", file=sys.stderr)

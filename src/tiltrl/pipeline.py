@@ -93,9 +93,8 @@ class Run:
         check_betas(self.betas)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
         self.data: Transitions = load(config.dataset)
-        check_environment(self.data.task)
-        # Fails on data whose rewards cannot be transformed, and is needed soon.
-        self.split = split_for_critic(self.data, self.preset)
+        if self.data.task.env_spec is not None:
+            check_environment(self.data.task)
         identity = {
             "dataset": config.dataset,
             "fingerprint": self.data.fingerprint(),
@@ -106,6 +105,15 @@ class Run:
         }
         self.folder = RunFolder(config.folder, identity)
         self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
+
+    @cached_property
+    def split(self) -> tuple[Transitions, np.ndarray, Transitions, np.ndarray]:
+        """The critic's training and held-out episodes and rewards.
+
+        Ask for it first where a critic will be needed, since it fails on rewards that cannot be used; the behavior
+        alone needs none.
+        """
+        return split_for_critic(self.data, self.preset)
 
     @cached_property
     def behavior_stage(self) -> Stage:
@@ -268,18 +276,17 @@ class Run:
         for name in plain:
             policies[name] = plain[name]
             policies[f"{name}, best of {self.preset.candidates}"] = best_of[name]
-        stage = self.folder.stage("evaluation", align=self.policy_stage.key, episodes=config.episodes)
-        self.reporter.start("evaluate", len(policies) * config.seeds)
-        done = 0
+        stage = self.evaluation_stage
         for name, members in policies.items():
-            scores = []
-            for i, policy in enumerate(members):
-                scores.append(self._episodes(stage, name, policy, self._seeds[i]))
-                done += 1
-                self.reporter.update(done, len(policies) * config.seeds, {})
-            rows.append(Row(name, np.stack(scores)))
+            found = [self._episodes(stage, name, policy, self._seeds[i]) for i, policy in enumerate(members)]
+            rows.append(Row(name, np.array([episodes["scores"] for episodes in found])))
         stage.finish({"policies": list(policies)})
         return rows
+
+    @cached_property
+    def evaluation_stage(self) -> Stage:
+        """Where the episodes of every policy are kept."""
+        return self.folder.stage("evaluation", align=self.policy_stage.key, episodes=self.config.episodes)
 
     def save_policies(self) -> Path:
         """Write every policy to `policies/`, ready to load; returns the folder of the first seed at the first beta."""
@@ -327,29 +334,33 @@ class Run:
         policy = Policy(network, config)
         return with_critic(policy, member(self.critic, i), self.preset) if best_of else policy
 
-    def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> np.ndarray:
-        """Scores of one policy's episodes, kept in a file of their own with the raw returns."""
+    def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> dict[str, Any]:
+        """Raw returns and scores of one policy's episodes, kept in a file of their own."""
         path = stage.folder / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}.json"
         if path.is_file():
-            return np.asarray(json.loads(path.read_text())["scores"])
+            return json.loads(path.read_text())
         policy.reset(seed)
         # Environments of different seeds start from different states.
         first = 10_000 * (seed + 1)
         task = self.data.task
-        found = rollout(lambda obs, _: policy.sample(obs), task, episodes=self.config.episodes, seed=first)
-        scores = normalized_score(found.returns, task)
-        write_json(
-            path,
-            {
-                "policy": name,
-                "seed": seed,
-                "scores": scores.tolist(),
-                "returns": found.returns.tolist(),
-                "lengths": found.lengths.tolist(),
-                "environment_seeds": found.seeds.tolist(),
-            },
+        self.reporter.start(f"evaluate {name}, seed {seed}", 1)
+        found = rollout(
+            lambda obs, _: policy.sample(obs),
+            task,
+            episodes=self.config.episodes,
+            seed=first,
+            on_step=lambda step, horizon, running: self.reporter.update(step if running else horizon, horizon, {}),
         )
-        return scores
+        episodes = {
+            "policy": name,
+            "seed": seed,
+            "scores": normalized_score(found.returns, task).tolist(),
+            "returns": found.returns.tolist(),
+            "lengths": found.lengths.tolist(),
+            "environment_seeds": found.seeds.tolist(),
+        }
+        write_json(path, episodes)
+        return episodes
 
 
 def _describe_trust(seed: int, check: TrustCheck) -> str:
@@ -386,6 +397,7 @@ def write_results(run: Run, rows: list[Row], label: str) -> Path:
                 "host": platform.machine(),
             },
             "rows": [{"policy": row.name, "logged": row.logged, "scores": row.scores.tolist()} for row in rows],
+            "episodes": [json.loads(file.read_text()) for file in run.evaluation_stage.files("*-seed*.json")],
         },
     )
     return path

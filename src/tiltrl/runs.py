@@ -41,6 +41,10 @@ class Stage:
         """What the finished stage reported."""
         return json.loads((self.folder / "stage.json").read_text())["summary"]
 
+    def files(self, pattern: str) -> list[Path]:
+        """The stage's files of that name, in order."""
+        return sorted(self.folder.glob(pattern))
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the stage as finished, and drop the training state it would have resumed from."""
         seconds = time.monotonic() - self.started

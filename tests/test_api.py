@@ -1,0 +1,60 @@
+"""The five verbs, small, on the bundled data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tiltrl
+from tiltrl.data.transforms import split_episodes
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[tiltrl.Transitions, object]:
+    _, data = split_episodes(tiltrl.load("demo"), 0.05, seed=0)
+    preset = tiltrl.FAST.scaled(0.005)
+    annotate = dataclasses.replace(preset.annotate, states=64)
+    return data, dataclasses.replace(preset, annotate=annotate)
+
+
+@pytest.fixture(scope="module")
+def behavior(small):
+    return tiltrl.fit_behavior(*small)
+
+
+def test_from_data_to_episodes(small, behavior, tmp_path):
+    data, preset = small
+    critic = tiltrl.fit_critic(data, behavior, preset)
+    assert critic.check is not None
+    assert critic(data.obs[:7], data.action[:7]).shape == (7,)
+    policy = tiltrl.align(behavior, critic, data, beta=1.0, preset=preset)
+    episodes = tiltrl.evaluate(policy, episodes=2)
+    assert episodes.returns.shape == (2,)
+    policy.save(tmp_path / "policy")
+    loaded = tiltrl.load_policy(tmp_path / "policy")
+    policy.reset(3)
+    loaded.reset(3)
+    np.testing.assert_array_equal(loaded.sample(data.obs[:4]), policy.sample(data.obs[:4]))
+
+
+def test_alignment_follows_a_score_given_by_hand(small, behavior):
+    """A score that likes the first action component must raise it, with no critic and no reward in sight."""
+    data, preset = small
+    long = dataclasses.replace(preset, align=dataclasses.replace(tiltrl.FAST.align, steps=250))
+    policy = tiltrl.align(behavior, lambda obs, action: action[:, 0], data, beta=0.5, preset=long)
+    states = data.obs[:500]
+    behavior.reset(0)
+    policy.reset(0)
+    before, after = behavior.sample(states)[:, 0].mean(), policy.sample(states)[:, 0].mean()
+    assert after > before + 0.05
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(small, behavior, beta):
+    with pytest.raises(tiltrl.InputError, match="beta"):
+        tiltrl.align(behavior, lambda obs, action: action[:, 0], small[0], beta=beta, preset=small[1])
+
+
+def test_a_score_that_is_not_finite_is_refused(small, behavior):
+    with pytest.raises(tiltrl.InputError, match="finite"):
+        tiltrl.align(behavior, lambda obs, action: np.full(len(action), np.nan), small[0], beta=1.0, preset=small[1])

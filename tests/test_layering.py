@@ -25,7 +25,8 @@ ROWS = (
     ("stages",),
     ("policy", "progress", "runs"),
     ("evaluation",),
-    ("presets",),
+    ("presets", "results"),
+    ("options",),
     ("pipeline", "api"),
     ("cli",),
 )

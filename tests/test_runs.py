@@ -38,7 +38,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "", "[]", "\udcff"])
 def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(InputError, match="run.json: not a readable run description"):
+    with pytest.raises(InputError, match="run.json: not a readable"):
         RunFolder(tmp_path, IDENTITY)
 
 
@@ -60,7 +60,7 @@ def test_a_stage_is_done_when_finished_and_not_before(tmp_path: Path) -> None:
     stage = run.stage("align", beta=0.5)
     (stage.folder / "checkpoints" / "10").mkdir(parents=True)
     assert not run.stage("align", beta=0.5).done
-    stage.finish({"loss": 1.5})
+    stage.finish({"loss": 1.5}, began=0.0)
     again = run.stage("align", beta=0.5)
     assert again.done and again.summary == {"loss": 1.5}
     assert not run.stage("align", beta=1.0).done

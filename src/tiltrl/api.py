@@ -6,6 +6,7 @@ Each trains one model in memory, by the same functions and presets as the comman
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from tiltrl.data.registry import env_id, reference
 from tiltrl.data.transforms import scale_rewards, split_episodes
 from tiltrl.diffusion.energy import Energy
+from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import Episodes, OnStep, rollout
 from tiltrl.policy import Policy, PolicyConfig
 from tiltrl.presets import FAST, Preset, check_betas
@@ -22,11 +24,15 @@ from tiltrl.stages.align import train_policy
 from tiltrl.stages.annotate import Score, choose_states, make_candidates, sample_candidates
 from tiltrl.stages.behavior import train_behavior
 from tiltrl.stages.critics.check import TrustCheck
-from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import assess, train_critic
+from tiltrl.stages.keys import stage_key
 from tiltrl.stages.prepare import scaling_of
 from tiltrl.types import Scaling, Transitions
+
+MOST_SEEDS = 100_000
+EPISODES_A_SEED = 10_000
+"""Environment seeds set aside for each seed."""
 
 
 def member(stacked: Any, index: int) -> Any:
@@ -51,10 +57,22 @@ def split_for_critic(data: Transitions, preset: Preset) -> tuple[Transitions, np
 
 
 def check_score(
-    score: CriticScore, behavior: Energy, held_out: Transitions, reward: np.ndarray, preset: Preset
+    score: CriticScore,
+    behavior: Energy,
+    held_out: Transitions,
+    reward: np.ndarray,
+    preset: Preset,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> TrustCheck:
     """The critic's trust check, with a few candidates of the behavior at every held-out step."""
-    unit = sample_candidates(behavior, score.scaling.normalize_obs(held_out.obs), 4, preset.sampler, jax.random.key(0))
+    unit = sample_candidates(
+        behavior,
+        score.scaling.normalize_obs(held_out.obs),
+        4,
+        preset.sampler,
+        jax.random.key(0),
+        on_progress=on_progress,
+    )
     return assess(score, held_out, reward, score.scaling.to_env(unit), preset.critic.discount)
 
 
@@ -62,7 +80,7 @@ def fit_behavior(data: Transitions, preset: Preset = FAST, seed: int = 0) -> Pol
     """A diffusion model of the logged behavior; rewards are not looked at."""
     scaling = scaling_of(data, normalize=preset.normalize_obs)
     obs, action = jnp.asarray(scaling.normalize_obs(data.obs)), jnp.asarray(scaling.to_unit(data.action))
-    networks = train_behavior(obs, action, preset.behavior, jax.random.split(jax.random.key(seed), 1))
+    networks = train_behavior(obs, action, preset.behavior, stage_key(seed, "behavior")[None])
     config = policy_config(data, scaling, preset, {"stage": "behavior", "seed": seed})
     return Policy(member(networks, 0), config, seed=seed)
 
@@ -83,8 +101,8 @@ def fit_critic(data: Transitions, behavior: Policy, preset: Preset = FAST, seed:
     """
     train, reward, held_out, held_out_reward = split_for_critic(data, preset)
     scaling = behavior.config.scaling
-    critics = train_critic(train, reward, scaling, preset.critic, jax.random.split(jax.random.key(seed), 1))
-    score = CriticScore(member(critics, 0), scaling, preset.annotate.pessimism)
+    critics = train_critic(train, reward, scaling, preset.critic, stage_key(seed, "critic")[None])
+    score = CriticScore(member(critics, 0), preset.critic.shape, scaling, preset.annotate.pessimism)
     return dataclasses.replace(score, check=check_score(score, behavior.network, held_out, held_out_reward, preset))
 
 
@@ -100,7 +118,8 @@ def align(
 
     Args:
         behavior: the model to start from; it is not changed.
-        score: any function `(obs, action) -> q` of arrays of rows, such as a critic of `fit_critic`.
+        score: any function `(obs, action) -> q` of arrays of rows, such as a critic of `fit_critic`. A critic stays
+            with the policy: `policy.replace(candidates=4)` takes the best by Q of 4 actions.
         data: where the states come from; its own actions and rewards are not used.
         beta: temperature: the smaller, the further from the behavior. None: the preset's first.
         preset: number of candidates, steps and the like.
@@ -111,9 +130,10 @@ def align(
     """
     beta = preset.betas[0] if beta is None else beta
     check_betas((beta,))
-    scaling, key = behavior.config.scaling, jax.random.key(seed)
+    scaling = behavior.config.scaling
     obs = data.obs[choose_states(len(data), 1.0, preset.annotate, seed)]
     trust = score.trust if isinstance(score, CriticScore) else 1.0
+    key = stage_key(seed, "candidates")
     found = make_candidates(behavior.network, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
     networks = train_policy(
         jax.tree.map(lambda leaf: leaf[None], behavior.network),
@@ -122,23 +142,30 @@ def align(
         jnp.asarray(found.q)[None],
         jnp.array([beta]),
         preset.align,
-        jax.random.split(key, 1),
+        stage_key(seed, "align")[None],
     )
-    provenance = behavior.config.provenance | {"stage": "align", "beta": beta}
+    provenance = behavior.config.provenance | {"stage": "align", "beta": beta, "seed": seed, "trust": trust}
     aligned = Policy(
         member(member(networks, 0), 0), dataclasses.replace(behavior.config, provenance=provenance), seed=seed
     )
-    return with_critic(aligned, score.critic, preset) if isinstance(score, CriticScore) else aligned
+    return with_critic(aligned, score) if isinstance(score, CriticScore) else aligned
 
 
 def evaluate(policy: Policy, episodes: int = 20, seed: int = 0, on_step: OnStep | None = None) -> Episodes:
     """Returns and lengths of whole episodes of the policy in the environment its data was recorded in.
 
     Raises:
-        InputError: the data names no environment, or it is not installed or does not match.
+        InputError: the data names no environment, or it is not installed or does not match; numbers out of range.
     """
+    if not (0 <= seed < MOST_SEEDS and 1 <= episodes <= EPISODES_A_SEED):
+        raise InputError(
+            f"seed = {seed}, episodes = {episodes}; seeds are 0 to {MOST_SEEDS - 1}, episodes 1 to {EPISODES_A_SEED}"
+        )
     policy.reset(seed)
-    return rollout(lambda obs, _: policy.sample(obs), policy.config.task, episodes=episodes, seed=seed, on_step=on_step)
+    # Environments of different seeds start from different states.
+    first = EPISODES_A_SEED * (seed + 1)
+    task = policy.config.task
+    return rollout(lambda obs, _: policy.sample(obs), task, episodes=episodes, seed=first, on_step=on_step)
 
 
 def policy_config(data: Transitions, scaling: Scaling, preset: Preset, provenance: dict[str, Any]) -> PolicyConfig:
@@ -148,12 +175,11 @@ def policy_config(data: Transitions, scaling: Scaling, preset: Preset, provenanc
         scaling=scaling,
         energy=preset.behavior.network,
         sampler=preset.sampler,
-        pessimism=preset.annotate.pessimism,
         provenance={"data": data.fingerprint()} | provenance,
     )
 
 
-def with_critic(policy: Policy, critic: Critic, preset: Preset) -> Policy:
-    """The same policy with rejection sampling: the best by Q of `preset.candidates` actions."""
-    config = dataclasses.replace(policy.config, critic=preset.critic.shape, candidates=preset.candidates)
-    return Policy(policy.network, config, critic)
+def with_critic(policy: Policy, score: CriticScore, candidates: int = 1) -> Policy:
+    """The same policy with a critic at hand; with several candidates, the best of them by Q is taken."""
+    config = dataclasses.replace(policy.config, critic=score.shape, pessimism=score.pessimism, candidates=candidates)
+    return Policy(policy.network, config, score.critic, policy.seed)

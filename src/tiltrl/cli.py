@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,11 @@ from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
-from tiltrl.pipeline import Run, RunConfig, write_results
+from tiltrl.options import RunConfig
+from tiltrl.pipeline import Run
 from tiltrl.policy import load_policy
 from tiltrl.progress import LiveProgress
+from tiltrl.results import write_results
 
 Options = Annotated[RunConfig, tyro.conf.arg(name="")]
 console = Console()
@@ -31,7 +34,6 @@ def run(config: Options) -> None:
     """
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        _ = run.split
         policy = run.save_policies()
         if run.data.task.env_spec is None:
             progress.say(
@@ -40,7 +42,7 @@ def run(config: Options) -> None:
             return
         rows = run.evaluate()
     label = score_label(run.data.task)
-    results = write_results(run, rows, label)
+    results = run.write_results(rows, label)
     picture = run.folder.path / "report.png"
     draw(rows, label, picture, f"{config.dataset}: {config.preset} preset, {config.seeds} seed(s)")
     console.print()
@@ -56,7 +58,7 @@ def run(config: Options) -> None:
 def behavior(config: Options) -> None:
     """Fit the diffusion model of the logged behavior (no rewards needed)."""
     with LiveProgress(console) as progress:
-        run = Run(config, progress)
+        run = Run(config, progress, rewards=False)
         _ = run.behavior
     console.print(f"behavior in {run.behavior_stage.folder}", soft_wrap=True)
 
@@ -65,7 +67,6 @@ def critic(config: Options) -> None:
     """Fit the critic and check on held-out episodes whether it can be trusted."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        _ = run.split
         _ = run.critic
     console.print(f"critic in {run.critic_stage.folder}", soft_wrap=True)
 
@@ -74,7 +75,6 @@ def annotate(config: Options) -> None:
     """Sample candidate actions from the behavior and value them with the critic."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        _ = run.split
         _ = run.candidates
     console.print(f"candidates in {run.candidates_stage.folder}", soft_wrap=True)
 
@@ -83,28 +83,47 @@ def align(config: Options) -> None:
     """Tilt the behavior towards the critic, at every --beta; writes policies that can be loaded."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        _ = run.split
         policy = run.save_policies()
     console.print(f"policies in {policy.parent}", soft_wrap=True)
 
 
-def evaluate(config: Options) -> None:
-    """Run full episodes: of one saved policy (give its folder as DATASET), or of all policies of a run.
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Which policy to evaluate, and on how many episodes."""
+
+    policy: tyro.conf.Positional[Path]
+    """A policy's folder, such as runs/demo/policies/beta2-seed0."""
+    episodes: int = 20
+    """How many episodes."""
+    seed: int = 0
+    """Of the actions and of the environments' first states."""
+    candidates: int = 1
+    """Actions sampled for each one taken; the policy's critic picks the best."""
+    out: Path | None = None
+    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder."""
+
+
+def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
+    """Run full episodes of a saved policy, in the environment its data was recorded in.
 
     Example: tiltrl evaluate runs/demo/policies/beta2-seed0 --episodes 100
     """
-    folder = Path(config.dataset)
-    if not (folder / "policy.json").is_file():
-        run(config)
-        return
-    policy = load_policy(folder)
+    policy = load_policy(config.policy).replace(candidates=config.candidates)
     task = policy.config.task
+    label = score_label(task)
     with LiveProgress(console) as progress:
         progress.start("evaluate", 1)
         found = evaluate_policy(
             policy, config.episodes, config.seed, on_step=lambda step, horizon, _: progress.update(step, horizon, {})
         )
-    print_table([Row(folder.name, normalized_score(found.returns, task)[None])], score_label(task), console)
+    row = Row(config.policy.name, normalized_score(found.returns, task)[None])
+    print_table([row], label, console)
+    path = config.out or config.policy / f"evaluation-seed{config.seed}.json"
+    facts = {"scores_are": label, "episodes": config.episodes, "seed": config.seed}
+    write_results(
+        path, [row], **facts, policy=policy.config, returns=found.returns.tolist(), lengths=found.lengths.tolist()
+    )
+    console.print(f"numbers  {path}", soft_wrap=True)
 
 
 def main() -> None:

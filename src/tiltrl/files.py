@@ -51,6 +51,21 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_atomically(path, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds anything but an object.
+    """
+    try:
+        value = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(path)}: not a readable JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{os.fspath(path)}: not a readable description: it holds no JSON object")
+    return value
+
+
 def _not_finite(value: Any, where: str = "value") -> str | None:
     """Where the first NaN or infinite number is, as in "value.scores[3] is nan"; None when there is none."""
     if isinstance(value, float):

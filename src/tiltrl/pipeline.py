@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
 import re
-from dataclasses import dataclass
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,20 +13,31 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import PRNGKeyArray
 
-from tiltrl.api import check_score, member, policy_config, split_for_critic, with_critic
+from tiltrl.api import (
+    EPISODES_A_SEED,
+    MOST_SEEDS,
+    check_score,
+    evaluate,
+    member,
+    policy_config,
+    split_for_critic,
+    with_critic,
+)
+from tiltrl.config_io import from_json
 from tiltrl.data import load
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row
-from tiltrl.evaluation.rollout import check_environment, rollout
+from tiltrl.evaluation.rollout import check_environment
 from tiltrl.evaluation.scores import normalized_score
-from tiltrl.files import write_json
-from tiltrl.policy import Policy, versions
-from tiltrl.presets import Preset, PresetName, check_betas, preset_named
+from tiltrl.files import read_json, write_json
+from tiltrl.options import RunConfig
+from tiltrl.policy import Policy
+from tiltrl.presets import Preset, check_betas, preset_named
 from tiltrl.progress import Reporter
+from tiltrl.results import describe_trust, write_results
 from tiltrl.runs import RunFolder, Stage
 from tiltrl.serialization import load_arrays, save_arrays
 from tiltrl.stages.align import train_policy
@@ -39,53 +47,30 @@ from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.networks import Critic, init_critic
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import train_critic
+from tiltrl.stages.keys import Purpose, stage_key
 from tiltrl.stages.prepare import scaling_of
 from tiltrl.training.loop import Session
 from tiltrl.training.session import FolderSession
 from tiltrl.types import Candidates, Scaling, Transitions
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """What a run is asked to do. Each field is an option of the command line, and its docstring the help."""
-
-    dataset: tyro.conf.Positional[str]
-    """Logged data: a Minari id or folder, `demo` for the bundled Hopper data, or `a+b` for two sets joined."""
-    preset: PresetName = "fast"
-    """`fast` trains in minutes on a laptop; `paper` is the paper's networks and schedules (hours on a GPU)."""
-    beta: tuple[float, ...] = ()
-    """Temperatures: the smaller, the further from the behavior. Several are trained at once. Default: the preset's."""
-    seeds: int = 1
-    """How many independent runs to train at once, with seeds `seed`, `seed` + 1, ..."""
-    seed: int = 0
-    """The first seed."""
-    label_fraction: float = 1.0
-    """Share of the data's states whose candidates get values (the paper reaches 95 % of the score with 0.01)."""
-    episodes: int = 20
-    """Episodes that each policy is evaluated on."""
-    budget: float = 1.0
-    """Share of the preset's training steps to take: 0.01 is a quick look whether everything works."""
-    out: Path | None = None
-    """The run's folder. The same command on the same folder continues it. Default: runs/DATASET-PRESET."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the run goes: `out`, or a folder named after the data set and preset."""
-        return self.out or Path("runs") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', self.dataset).strip('-')}-{self.preset}"
-
-
 class Run:
     """One run in its folder. Each stage is a property: asking for it does, or finds done, all it builds on."""
 
-    def __init__(self, config: RunConfig, reporter: Reporter):
+    def __init__(self, config: RunConfig, reporter: Reporter, *, rewards: bool = True):
         """Check everything that can be checked before long work starts.
+
+        Args:
+            config: what to do.
+            reporter: hears of progress.
+            rewards: whether a critic will be needed, and so rewards that can be used; the behavior needs none.
 
         Raises:
             InputError: the data, the environment, a number or the folder cannot be used.
         """
-        for name, least in (("seeds", 1), ("episodes", 1), ("seed", 0)):
-            if getattr(config, name) < least:
-                raise InputError(f"{name} = {getattr(config, name)}; it must be at least {least}")
+        for name, least, most in (("seeds", 1, 1000), ("episodes", 1, EPISODES_A_SEED), ("seed", 0, MOST_SEEDS - 1001)):
+            if not least <= getattr(config, name) <= most:
+                raise InputError(f"{name} = {getattr(config, name)}; it must lie in {least} to {most}")
         self.config = config
         self.reporter = reporter
         self.preset: Preset = preset_named(config.preset).scaled(config.budget)
@@ -95,24 +80,24 @@ class Run:
         self.data: Transitions = load(config.dataset)
         if self.data.task.env_spec is not None:
             check_environment(self.data.task)
+        if rewards:
+            _ = self.split
         identity = {
             "dataset": config.dataset,
             "fingerprint": self.data.fingerprint(),
+            "task": self.data.task,
             "preset": config.preset,
             "budget": config.budget,
             "seeds": config.seeds,
             "seed": config.seed,
         }
         self.folder = RunFolder(config.folder, identity)
+        self.episodes: list[dict[str, Any]] = []  # of every policy evaluated, with raw returns
         self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
 
     @cached_property
     def split(self) -> tuple[Transitions, np.ndarray, Transitions, np.ndarray]:
-        """The critic's training and held-out episodes and rewards.
-
-        Ask for it first where a critic will be needed, since it fails on rewards that cannot be used; the behavior
-        alone needs none.
-        """
+        """The critic's training and held-out episodes and rewards."""
         return split_for_critic(self.data, self.preset)
 
     @cached_property
@@ -136,7 +121,12 @@ class Run:
     def critic_stage(self) -> Stage:
         """Where the critic lives; its check needs the behavior's candidates."""
         return self.folder.stage(
-            "critic", config=self.preset.critic, held_out=self.preset.held_out, behavior=self.behavior_stage.key
+            "critic",
+            config=self.preset.critic,
+            held_out=self.preset.held_out,
+            pessimism=self.preset.annotate.pessimism,
+            sampler=self.preset.sampler,
+            behavior=self.behavior_stage.key,
         )
 
     @cached_property
@@ -149,11 +139,12 @@ class Run:
             return train_critic(train_data, reward, self.scaling, self.preset.critic, self._keys("critic"), session)
 
         def check(critics: Critic) -> dict[str, Any]:
-            self.reporter.say("checking the critic on held-out episodes")
             checks = []
             for i in range(self.config.seeds):
-                score = CriticScore(member(critics, i), self.scaling, self.preset.annotate.pessimism)
-                checks.append(check_score(score, member(behavior, i), held_out, held_out_reward, self.preset))
+                self.reporter.start(f"check critic, seed {self._seeds[i]}", len(held_out))
+                score = self._score(critics, i)
+                found = check_score(score, member(behavior, i), held_out, held_out_reward, self.preset, self._progress)
+                checks.append(found)
             return {"trust": checks}
 
         task = self.data.task
@@ -162,13 +153,14 @@ class Run:
         )
         critics = self._trained(self.critic_stage, like, self.preset.critic.steps, train, check)
         for i, found in enumerate(self.trust):
-            self.reporter.say(_describe_trust(self._seeds[i], found))
+            self.reporter.say(describe_trust(self._seeds[i], found, shrinks=self.preset.annotate.normalize))
         return critics
 
     @property
     def trust(self) -> list[TrustCheck]:
         """What the critic's check found, a seed each; the critic must have been trained."""
-        return [TrustCheck(**found) for found in self.critic_stage.summary["trust"]]
+        where = str(self.critic_stage.folder / "stage.json")
+        return [from_json(TrustCheck, found, where) for found in self.critic_stage.summary.get("trust", [])]
 
     @cached_property
     def candidates_stage(self) -> Stage:
@@ -196,14 +188,11 @@ class Run:
         path = stage.folder / "candidates.safetensors"
         if not stage.done:
             critics, behavior = self.critic, self.behavior
-            self.reporter.start("candidates", states * len(seeds))
+            began = time.monotonic()
             found = []
-            for i, key in enumerate(self._keys("candidates")):
-                score = CriticScore(member(critics, i), self.scaling, config.pessimism, self.trust[i])
-
-                def progress(done: int, total: int, before: int = i * states) -> None:
-                    self.reporter.update(before + done, states * len(seeds), {})
-
+            for i, seed in enumerate(seeds):
+                self.reporter.start(f"candidates, seed {seed}", states)
+                score = dataclasses.replace(self._score(critics, i), check=self.trust[i])
                 found.append(
                     make_candidates(
                         member(behavior, i),
@@ -213,12 +202,12 @@ class Run:
                         score.trust,
                         config,
                         self.preset.sampler,
-                        key,
-                        progress,
+                        stage_key(seed, "candidates"),
+                        self._progress,
                     )
                 )
             save_arrays(path, {name: np.stack([getattr(c, name) for c in found]) for name in like})
-            stage.finish({"states": states, "k": config.k})
+            stage.finish({"states": states, "share_of_data": states / len(self.data), "k": config.k}, began)
         arrays = load_arrays(path, like)
         return Candidates(**{name: np.asarray(array) for name, array in arrays.items()})
 
@@ -272,40 +261,70 @@ class Run:
             name = f"aligned, beta {beta:g}"
             plain[name] = [self.aligned_policy(i, j) for i in seeds]
             best_of[name] = [self.aligned_policy(i, j, best_of=True) for i in seeds]
-        policies = {}
         for name in plain:
-            policies[name] = plain[name]
-            policies[f"{name}, best of {self.preset.candidates}"] = best_of[name]
-        stage = self.evaluation_stage
-        for name, members in policies.items():
-            found = [self._episodes(stage, name, policy, self._seeds[i]) for i, policy in enumerate(members)]
-            rows.append(Row(name, np.array([episodes["scores"] for episodes in found])))
-        stage.finish({"policies": list(policies)})
+            stage = self.evaluation_stage(self.critic_stage if name == "behavior" else self.policy_stage)
+            began = time.monotonic()
+            for label, members in ((name, plain[name]), (f"{name}, best of {self.preset.candidates}", best_of[name])):
+                found = [self._episodes(stage, label, policy, self._seeds[i]) for i, policy in enumerate(members)]
+                self.episodes += found
+                returns = np.array([episodes["returns"] for episodes in found])
+                rows.append(Row(label, normalized_score(returns, task)))
+            if not stage.done:
+                stage.finish({}, began)
         return rows
 
-    @cached_property
-    def evaluation_stage(self) -> Stage:
-        """Where the episodes of every policy are kept."""
-        return self.folder.stage("evaluation", align=self.policy_stage.key, episodes=self.config.episodes)
+    def evaluation_stage(self, of: Stage) -> Stage:
+        """Where the episodes of a stage's policies are kept; the behavior's do not depend on any beta."""
+        return self.folder.stage(
+            "evaluation",
+            of=of.key,
+            sampler=self.preset.sampler,
+            k=self.preset.candidates,
+            episodes=self.config.episodes,
+        )
+
+    def write_results(self, rows: list[Row], label: str) -> Path:
+        """Write `results.json`: scores and raw returns, configuration, data, trust, wall-clock, versions."""
+        path = self.folder.path / "results.json"
+        write_results(
+            path,
+            rows,
+            scores_are=label,
+            config=dataclasses.replace(self.config, beta=self.betas, out=None),
+            preset=self.preset,
+            data={"fingerprint": self.data.fingerprint(), "steps": len(self.data), "episodes": len(self.data.ends)},
+            trust=self.trust,
+            seconds=self.folder.seconds(),
+            episodes=self.episodes,
+        )
+        return path
 
     def save_policies(self) -> Path:
         """Write every policy to `policies/`, ready to load; returns the folder of the first seed at the first beta."""
         folder = self.folder.path / "policies"
+        fraction = self.config.label_fraction
+        labels = "" if fraction == 1.0 else f"-labels{fraction:g}"
         for i, seed in enumerate(self._seeds):
             self.behavior_policy(i, best_of=True).replace(candidates=1).save(folder / f"behavior-seed{seed}")
             for j, beta in enumerate(self.betas):
                 policy = self.aligned_policy(i, j, best_of=True).replace(candidates=1)
-                policy.save(folder / f"beta{beta:g}-seed{seed}")
-        return folder / f"beta{self.betas[0]:g}-seed{self._seeds[0]}"
+                policy.save(folder / f"beta{beta:g}{labels}-seed{seed}")
+        return folder / f"beta{self.betas[0]:g}{labels}-seed{self._seeds[0]}"
 
     @property
     def _seeds(self) -> list[int]:
         return [self.config.seed + i for i in range(self.config.seeds)]
 
-    def _keys(self, stage: str) -> PRNGKeyArray:
-        """One key a seed; a seed's keys do not depend on how many others there are."""
-        offset = ("behavior", "critic", "candidates", "align").index(stage)
-        return jnp.stack([jax.random.fold_in(jax.random.key(seed), offset) for seed in self._seeds])
+    def _keys(self, purpose: Purpose) -> PRNGKeyArray:
+        """One key a seed."""
+        return jnp.stack([stage_key(seed, purpose) for seed in self._seeds])
+
+    def _progress(self, done: int, total: int) -> None:
+        self.reporter.update(done, total, {})
+
+    def _score(self, critics: Critic, i: int) -> CriticScore:
+        """The critic of seed number i, unchecked."""
+        return CriticScore(member(critics, i), self.preset.critic.shape, self.scaling, self.preset.annotate.pessimism)
 
     def _energy_like(self) -> Any:
         task, network = self.data.task, self.preset.behavior.network
@@ -323,81 +342,41 @@ class Run:
             self.reporter.say(f"{stage.name}: unchanged, reused from {stage.folder}")
             return load_arrays(path, like)
         self.reporter.start(stage.name, steps)
+        began = time.monotonic()
         with FolderSession(stage.folder, self.reporter.update) as session:
             networks = train(session)
         save_arrays(path, networks)
-        stage.finish({} if check is None else check(networks))
+        stage.finish({} if check is None else check(networks), began)
         return networks
 
     def _policy(self, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
-        config = policy_config(self.data, self.scaling, self.preset, provenance | {"seed": self._seeds[i]})
+        config = policy_config(
+            self.data,
+            self.scaling,
+            self.preset,
+            provenance | {"seed": self._seeds[i], "label_fraction": self.config.label_fraction},
+        )
         policy = Policy(network, config)
-        return with_critic(policy, member(self.critic, i), self.preset) if best_of else policy
+        return with_critic(policy, self._score(self.critic, i), self.preset.candidates) if best_of else policy
 
     def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> dict[str, Any]:
         """Raw returns and scores of one policy's episodes, kept in a file of their own."""
         path = stage.folder / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}.json"
         if path.is_file():
-            return json.loads(path.read_text())
-        policy.reset(seed)
-        # Environments of different seeds start from different states.
-        first = 10_000 * (seed + 1)
-        task = self.data.task
+            return read_json(path)
         self.reporter.start(f"evaluate {name}, seed {seed}", 1)
-        found = rollout(
-            lambda obs, _: policy.sample(obs),
-            task,
-            episodes=self.config.episodes,
-            seed=first,
-            on_step=lambda step, horizon, running: self.reporter.update(step if running else horizon, horizon, {}),
+        found = evaluate(
+            policy,
+            self.config.episodes,
+            seed,
+            on_step=lambda step, horizon, running: self._progress(step if running else horizon, horizon),
         )
         episodes = {
             "policy": name,
             "seed": seed,
-            "scores": normalized_score(found.returns, task).tolist(),
             "returns": found.returns.tolist(),
             "lengths": found.lengths.tolist(),
             "environment_seeds": found.seeds.tolist(),
         }
         write_json(path, episodes)
         return episodes
-
-
-def _describe_trust(seed: int, check: TrustCheck) -> str:
-    """The check in one line, with what follows from it."""
-    meaning = {
-        "good": "it ranks held-out actions better than chance",
-        "weak": "it hardly ranks held-out actions better than chance; the tilt is shrunk",
-        "harmful": "it ranks held-out actions worse than chance; the tilt is shrunk to almost nothing",
-    }[check.verdict]
-    return (
-        f"critic of seed {seed}: {check.verdict}: {meaning} (rank correlation {check.rank:.3f}, 95 % "
-        f"{check.rank_low:.3f} to {check.rank_high:.3f}; spread among candidates {check.spread:.3g}, disagreement "
-        f"{check.disagreement:.3g}; random above logged action in {check.random_above_data:.0%} of states)"
-    )
-
-
-def write_results(run: Run, rows: list[Row], label: str) -> Path:
-    """Everything a reader of the numbers needs, in one JSON."""
-    path = run.folder.path / "results.json"
-    config = dataclasses.replace(run.config, beta=run.betas, out=None)
-    write_json(
-        path,
-        {
-            "scores_are": label,
-            "config": config,
-            "preset": run.preset,
-            "data": {"fingerprint": run.data.fingerprint(), "steps": len(run.data), "episodes": len(run.data.ends)},
-            "trust": run.trust,
-            "seconds": run.folder.seconds(),
-            "versions": versions(),
-            "hardware": {
-                "devices": [str(d) for d in jax.devices()],
-                "cores": os.cpu_count(),
-                "host": platform.machine(),
-            },
-            "rows": [{"policy": row.name, "logged": row.logged, "scores": row.scores.tolist()} for row in rows],
-            "episodes": [json.loads(file.read_text()) for file in run.evaluation_stage.files("*-seed*.json")],
-        },
-    )
-    return path

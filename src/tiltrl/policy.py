@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,10 +20,11 @@ from tiltrl.config_io import from_json
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.diffusion.schedule import T_MIN
 from tiltrl.errors import InputError
-from tiltrl.files import write_json
+from tiltrl.files import read_json, write_json
 from tiltrl.serialization import load_arrays, save_arrays
 from tiltrl.stages.annotate import SamplerConfig, sample_actions
 from tiltrl.stages.critics.networks import Critic, CriticShape, init_critic
+from tiltrl.stages.keys import stage_key
 from tiltrl.types import Scaling, Task
 
 FORMAT = 1
@@ -95,15 +95,16 @@ class Policy:
         self.network = network
         self.critic = critic
         self.config = config
-        self._key = jax.random.key(seed)
+        self.reset(seed)
 
     def reset(self, seed: int) -> None:
         """Start the sequence of random numbers anew."""
-        self._key = jax.random.key(seed)
+        self.seed = seed
+        self._key = stage_key(seed, "act")
 
     def replace(self, **changes: Any) -> Policy:
         """The same networks with some fields of the configuration changed, such as `candidates=1`."""
-        return Policy(self.network, dataclasses.replace(self.config, **changes), self.critic)
+        return Policy(self.network, dataclasses.replace(self.config, **changes), self.critic, self.seed)
 
     def sample(self, obs: Float[np.ndarray, "*batch obs"]) -> Float[np.ndarray, "*batch act"]:
         """One action for each observation, within the action space's bounds.
@@ -144,10 +145,11 @@ class Policy:
             InputError: the folder cannot be written.
         """
         folder = Path(folder)
+        # First away and last back: a folder with a policy.json is whole, also when it replaces another.
+        (folder / "policy.json").unlink(missing_ok=True)
         save_arrays(folder / "policy.safetensors", self.network)
         if self.critic is not None:
             save_arrays(folder / "critic.safetensors", self.critic)
-        # Last: a folder with a policy.json is whole.
         provenance = {"versions": versions()} | self.config.provenance
         write_json(folder / "policy.json", dataclasses.replace(self.config, provenance=provenance))
 
@@ -170,15 +172,17 @@ def load_policy(folder: str | os.PathLike[str], seed: int = 0) -> Policy:
     """
     folder = Path(folder)
     path = folder / "policy.json"
-    try:
-        text = path.read_text()
-        raw = json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a readable policy description: {error}") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        found = raw.get("format") if isinstance(raw, dict) else None
-        raise InputError(f"{path}: format {found!r} is not known here; this version reads format {FORMAT}")
+    raw = read_json(path)
+    if raw.get("format") != FORMAT:
+        raise InputError(f"{path}: format {raw.get('format')!r} is not known here; this version reads format {FORMAT}")
     config = from_json(PolicyConfig, raw, str(path))
+    scaling = config.scaling
+    sizes = (len(scaling.obs_mean), len(scaling.obs_std), len(scaling.action_low), len(scaling.action_high))
+    task = config.task
+    if sizes != (task.obs_dim, task.obs_dim, task.act_dim, task.act_dim) or len(task.action_high) != task.act_dim:
+        raise InputError(
+            f"{path}: field scaling: has sizes {sizes} for {task.obs_dim} observations, {task.act_dim} actions"
+        )
     key = jax.random.key(0)
     obs_dim, act_dim = config.task.obs_dim, config.task.act_dim
     like = eqx.filter_eval_shape(Energy, obs_dim, act_dim, config.energy, key=key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -96,11 +95,14 @@ def preset_named(name: str) -> Preset:
 
 
 def check_betas(betas: tuple[float, ...]) -> None:
-    """Refuse temperatures that are not positive numbers.
+    """Refuse temperatures that are not positive numbers, and the same one twice.
 
     Raises:
         InputError: naming the first that cannot be used.
     """
     for beta in betas:
-        if not (math.isfinite(beta) and beta > 0):
-            raise InputError(f"beta = {beta}; a temperature must be above 0 (smaller: further from the behavior)")
+        if not 1e-6 <= beta <= 1e6:
+            raise InputError(f"beta = {beta}; a temperature lies in 1e-6 to 1e6 (smaller: further from the behavior)")
+    names = [f"{beta:g}" for beta in betas]
+    if len(set(names)) < len(names):
+        raise InputError(f"beta = {' '.join(names)}; each temperature can be given once")

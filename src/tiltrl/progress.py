@@ -26,19 +26,6 @@ class Reporter(Protocol):
         ...
 
 
-class Silent:
-    """A reporter that shows nothing."""
-
-    def start(self, stage: str, total: int) -> None:
-        """Show nothing."""
-
-    def update(self, done: int, total: int, metrics: dict[str, Any]) -> None:
-        """Show nothing."""
-
-    def say(self, message: str) -> None:
-        """Show nothing."""
-
-
 class LiveProgress:
     """Progress bars on a terminal, plain lines in a file; use as a context manager."""
 

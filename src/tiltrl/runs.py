@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tiltrl.errors import InputError
-from tiltrl.files import write_json
+from tiltrl.files import read_json, write_json
 from tiltrl.types import as_json
+
+LAYOUT = 1
+"""Part of every stage's key; raised when the same configuration begins to mean another training."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,6 @@ class Stage:
     key: str
     folder: Path
     inputs: dict[str, Any]
-    started: float
 
     @property
     def done(self) -> bool:
@@ -39,15 +41,20 @@ class Stage:
     @property
     def summary(self) -> dict[str, Any]:
         """What the finished stage reported."""
-        return json.loads((self.folder / "stage.json").read_text())["summary"]
+        return read_json(self.folder / "stage.json").get("summary", {})
 
     def files(self, pattern: str) -> list[Path]:
         """The stage's files of that name, in order."""
         return sorted(self.folder.glob(pattern))
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the stage as finished, and drop the training state it would have resumed from."""
-        seconds = time.monotonic() - self.started
+    def finish(self, summary: dict[str, Any], began: float) -> None:
+        """Mark the stage as finished, and drop the training state it would have resumed from.
+
+        Args:
+            summary: what the stage reports.
+            began: `time.monotonic()` when its work began, in this session.
+        """
+        seconds = time.monotonic() - began
         write_json(
             self.folder / "stage.json",
             {"key": self.key, "seconds_in_last_session": seconds, "summary": summary, "inputs": self.inputs},
@@ -72,12 +79,7 @@ class RunFolder:
         identity = as_json(identity)
         file = self.path / "run.json"
         if file.is_file():
-            try:
-                found = json.loads(file.read_text())
-            except (OSError, ValueError) as error:
-                raise InputError(f"{file}: not a readable run description: {error}") from error
-            if not isinstance(found, dict):
-                raise InputError(f"{file}: not a readable run description: it holds no JSON object")
+            found = read_json(file)
             for name, value in identity.items():
                 if found.get(name) != value:
                     raise InputError(
@@ -92,10 +94,10 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """Wall-clock of each finished stage, in the session that finished it."""
         files = sorted(self.path.glob("*/stage.json"))
-        return {file.parent.name: json.loads(file.read_text())["seconds_in_last_session"] for file in files}
+        return {file.parent.name: read_json(file).get("seconds_in_last_session", 0.0) for file in files}
 
     def stage(self, name: str, **inputs: Any) -> Stage:
         """The stage that depends on exactly these inputs (configurations, keys of other stages, numbers)."""
         plain = as_json(inputs)
-        key = hashlib.sha256(json.dumps([name, plain], sort_keys=True).encode()).hexdigest()[:8]
-        return Stage(name, key, self.path / f"{name}-{key}", plain, time.monotonic())
+        key = hashlib.sha256(json.dumps([LAYOUT, name, plain], sort_keys=True).encode()).hexdigest()[:8]
+        return Stage(name, key, self.path / f"{name}-{key}", plain)

@@ -84,7 +84,7 @@ class Transitions:
 class Scaling:
     """Between the units of the environment and those of the networks.
 
-    Networks see observations of zero mean and unit deviation, and actions in [-1, 1].
+    Networks see actions in [-1, 1], and observations less a mean and over a deviation (0 and 1: as they are).
     """
 
     obs_mean: tuple[float, ...]

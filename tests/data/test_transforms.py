@@ -62,7 +62,7 @@ def test_unusable_reward_transforms(name: str, message: str) -> None:
         scale_rewards(transitions([2, 2]), name)
 
 
-@pytest.mark.parametrize(("fraction", "held_out_count"), [(0.2, 2), (0.001, 1), (0.999, 9)])
+@pytest.mark.parametrize(("fraction", "held_out_count"), [(0.7, 7), (0.2, 5), (0.001, 5), (0.999, 9)])
 def test_split_is_by_whole_episodes(fraction: float, held_out_count: int) -> None:
     data = transitions(list(range(1, 11)))
     train, held_out = split_episodes(data, fraction, seed=0)

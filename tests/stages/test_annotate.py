@@ -15,9 +15,9 @@ from tiltrl.stages.annotate import (
     SamplerConfig,
     annotate,
     choose_states,
-    in_units_of_beta,
     make_candidates,
     sample_candidates,
+    scaled_values,
 )
 from tiltrl.types import Scaling
 
@@ -79,22 +79,22 @@ def test_scores_that_cannot_be_used(result: np.ndarray, message: str) -> None:
 
 
 def test_values_are_multiplied_by_the_fixed_scale() -> None:
-    np.testing.assert_array_equal(in_units_of_beta(VALUES, AnnotateConfig(scale=3.0), trust=0.1), 3 * VALUES)
+    np.testing.assert_array_equal(scaled_values(VALUES, AnnotateConfig(scale=3.0), trust=0.1), 3 * VALUES)
 
 
 def test_normalized_values_spread_by_the_trust_whatever_their_units() -> None:
     config = AnnotateConfig(normalize=True)
-    found, centered = in_units_of_beta(VALUES, config, trust=0.5), VALUES - VALUES.mean(axis=1, keepdims=True)
+    found, centered = scaled_values(VALUES, config, trust=0.5), VALUES - VALUES.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(found.mean(axis=1), 0.0, atol=1e-6)
     np.testing.assert_allclose(found.std(), 0.5, rtol=1e-6)
     # One unit for all states: where less is at stake, less is asked for.
     np.testing.assert_allclose(found.std(axis=1) / found.std(), VALUES.std(axis=1) / centered.std(), rtol=1e-5)
-    moved = in_units_of_beta(10 * VALUES + np.array([[7.0], [-9.0], [0.0]], np.float32), config, trust=0.5)
+    moved = scaled_values(10 * VALUES + np.array([[7.0], [-9.0], [0.0]], np.float32), config, trust=0.5)
     np.testing.assert_allclose(moved, found, atol=1e-5)
 
 
 def test_equal_values_ask_for_no_tilt() -> None:
-    assert not in_units_of_beta(np.full((2, 3), 4.0, np.float32), AnnotateConfig(normalize=True), 1.0).any()
+    assert not scaled_values(np.full((2, 3), 4.0, np.float32), AnnotateConfig(normalize=True), 1.0).any()
 
 
 def test_candidates_and_scores_are_in_the_environments_units(energy: Gaussian) -> None:

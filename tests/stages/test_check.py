@@ -97,3 +97,25 @@ def test_reliability_is_the_share_of_the_mean_that_is_no_noise() -> None:
 def test_one_network_cannot_disagree() -> None:
     assert agreement(AGREED[:1])[1:] == (0.0, 1.0)
     assert agreement(np.ones((1, 5, 4))) == (0.0, 0.0, 0.0)
+
+
+def test_few_held_out_episodes_prove_nothing() -> None:
+    """A bootstrap over one episode would call any positive correlation certain."""
+    rng = np.random.default_rng(0)
+    steps = 60
+    outcome = rng.normal(size=steps)
+    end = np.arange(steps) == steps - 1
+    found = check_critic(
+        advantage=outcome,
+        value=np.zeros(steps),
+        reward=outcome,
+        terminal=end,
+        timeout=np.zeros(steps, bool),
+        last_value=np.zeros(steps),
+        discount=0.0,
+        candidate_values=np.stack([np.arange(12.0).reshape(3, 4)] * 2),
+        random_above_data=0.1,
+    )
+    assert found.rank > 0.9
+    assert (found.rank_low, found.rank_high, found.verdict) == (-1.0, 1.0, "weak")
+    assert found.trust == TRUST_FLOOR

@@ -36,7 +36,7 @@ def learner(seed: int, width: int = 4) -> Learner:
     """A small network after one step, so that no part of its state is zero."""
     config = EnergyConfig(action_width=width, time_width=4, obs_width=4, blocks=1, expansion=1, time_features=4)
     energy = Energy(3, 2, config, key=jax.random.key(seed))
-    optimizer = cosine_adam(1e-3, 10, cosine=True, warmup=2)
+    optimizer = cosine_adam(1e-3, 10, cosine=True)
     return gradient_step(init_learner(energy, optimizer), jax.tree.map(jnp.ones_like, energy), optimizer, 0.9)
 
 
@@ -73,7 +73,7 @@ def test_a_step_is_saved_once(reopen: Open) -> None:
 
 def test_a_state_of_another_shape_is_refused(reopen: Open) -> None:
     reopen().save(1, learner(0))
-    with pytest.raises(InputError, match="checkpoints: the checkpoint at step 1 cannot be continued .*delete"):
+    with pytest.raises(InputError, match="checkpoints: the checkpoint at step 1 cannot be continued: .*delete"):
         reopen().restore(learner(0, width=8))
 
 

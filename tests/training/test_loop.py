@@ -108,12 +108,3 @@ def test_rates() -> None:
     np.testing.assert_allclose(step_sizes(8, cosine=False), 0.1, rtol=1e-4)
     half_wave = 0.05 * (1 + np.cos(np.pi * np.arange(9) / 8))
     np.testing.assert_allclose(step_sizes(8, cosine=True), half_wave, rtol=1e-3, atol=1e-6)
-    assert step_sizes(8, cosine=True, warmup=4)[:5] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1], abs=1e-5)
-
-
-def test_gradients_are_clipped_before_adam() -> None:
-    optimizer = cosine_adam(0.1, 10, cosine=False, clip=1.0)
-    learner = init_learner(jnp.zeros(2), optimizer)
-    learner = gradient_step(learner, jnp.array([3.0, 4.0]), optimizer, 0.0)
-    first_moment = jax.tree.leaves(learner.opt_state)[1]
-    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)

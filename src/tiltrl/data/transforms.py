@@ -73,7 +73,9 @@ REWARD_TRANSFORMS: dict[str, Callable[[Transitions], np.ndarray]] = {
 
 
 def split_episodes(transitions: Transitions, held_out_fraction: float, seed: int) -> tuple[Transitions, Transitions]:
-    """Train and held-out parts, by whole episodes, each part in recorded order and at least one episode long.
+    """Train and held-out parts, by whole episodes, each part in recorded order.
+
+    Five episodes are held out at least, or half of fewer than ten.
 
     A single episode is cut in two, its last steps held out; the step before the cut becomes a timeout.
 
@@ -90,7 +92,9 @@ def split_episodes(transitions: Transitions, held_out_fraction: float, seed: int
     count = len(transitions.ends)
     if count == 1:
         return _cut_last_part(transitions, held_out_fraction)
-    chosen = np.random.default_rng(seed).permutation(count)[: _share(count, held_out_fraction)]
+    # A handful at least, where there are that many: from fewer nothing can be told about episodes.
+    held = max(_share(count, held_out_fraction), min(5, count // 2))
+    chosen = np.random.default_rng(seed).permutation(count)[:held]
     lengths = transitions.ends - transitions.starts + 1
     held_out = np.repeat(np.isin(np.arange(count), chosen), lengths)
     return transitions.take(np.flatnonzero(~held_out)), transitions.take(np.flatnonzero(held_out))

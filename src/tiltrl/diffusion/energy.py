@@ -61,7 +61,7 @@ class Block(eqx.Module):
 class Energy(eqx.Module):
     """The scalar network `f(a_t | s, t)`, on one example; `jax.vmap` it for batches.
 
-    Its inputs are normalized: actions in [-1, 1] before diffusion, observations of zero mean and unit deviation.
+    Its inputs are in the networks' units (`types.Scaling`): actions lie in [-1, 1] before diffusion.
     """
 
     frequencies: Float[Array, " half"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,11 @@ def sample_actions(
     return sample(denoise, noise, calls=config.calls, solver=config.solver, grid=config.grid)
 
 
+@partial(jax.jit, static_argnames=("k", "config"))
+def _draw(energy: Energy, obs: Array, key: PRNGKeyArray, k: int, config: SamplerConfig) -> Array:
+    return sample_actions(energy, jnp.repeat(obs, k, axis=0), config, key)
+
+
 def sample_candidates(
     energy: Energy,
     obs: Float[np.ndarray, "states obs"],
@@ -74,15 +80,11 @@ def sample_candidates(
     if k < 2:
         raise InputError(f"k = {k}; at least 2 candidates a state are needed to compare")
 
-    @jax.jit
-    def draw(energy: Energy, obs: Array, key: PRNGKeyArray) -> Array:
-        return sample_actions(energy, jnp.repeat(obs, k, axis=0), config, key)
-
     out = np.empty((len(obs), k, energy.embed_action.weight.shape[1]), np.float32)
     # The last batch wraps around, so that every call has one shape and compiles once.
     for start in range(0, len(obs), batch):
         index = np.arange(start, start + batch) % len(obs)
-        actions = np.asarray(draw(energy, obs[index], jax.random.fold_in(key, start))).reshape(batch, k, -1)
+        actions = np.asarray(_draw(energy, obs[index], jax.random.fold_in(key, start), k, config)).reshape(batch, k, -1)
         stop = min(start + batch, len(obs))
         out[start:stop] = actions[: stop - start]
         if on_progress is not None:
@@ -91,7 +93,7 @@ def sample_candidates(
 
 
 def annotate(
-    score: Score, obs: Float[np.ndarray, "states obs"], action: Float[np.ndarray, "states k act"]
+    score: Score, obs: Float[np.ndarray, "states obs"], action: Float[np.ndarray, "states k act"], part: int = 4096
 ) -> Float[np.ndarray, "states k"]:
     """The value of every candidate, by any function of (obs, action) in the environment's units.
 
@@ -99,18 +101,28 @@ def annotate(
         InputError: the function returns another shape, or NaN or infinite values.
     """
     states, k, act = action.shape
-    q = np.asarray(score(np.repeat(obs, k, axis=0), action.reshape(-1, act)))
-    if q.shape != (states * k,):
-        raise InputError(f"score returned shape {q.shape} for {states * k} actions; expected ({states * k},)")
-    if not np.isfinite(q).all():
-        raise InputError(f"score returned {q[~np.isfinite(q)][0]} for an action; every candidate needs a finite value")
-    return q.reshape(states, k).astype(np.float32)
+    values = np.empty((states, k), np.float32)
+    # In parts, so that a critic's activations fit in memory and a score that fails does so at once.
+    for start in range(0, states, part):
+        some = action[start : start + part]
+        rows = len(some) * k
+        q = np.asarray(score(np.repeat(obs[start : start + part], k, axis=0), some.reshape(rows, act)))
+        if q.shape != (rows,):
+            raise InputError(f"score returned shape {q.shape} for {rows} actions; expected ({rows},)")
+        if not np.isfinite(q).all():
+            bad = q[~np.isfinite(q)][0]
+            raise InputError(f"score returned {bad} for an action; every candidate needs a finite value")
+        values[start : start + part] = q.reshape(-1, k)
+    return values
 
 
-def in_units_of_beta(
+def scaled_values(
     q: Float[np.ndarray, "states k"], config: AnnotateConfig, trust: float
 ) -> Float[np.ndarray, "states k"]:
-    """Values as the alignment loss takes them: normalized and shrunk by trust, or multiplied by the fixed scale."""
+    """Values as the alignment loss takes them: normalized and shrunk by trust, or multiplied by the fixed scale.
+
+    The fixed scale is the paper's way, which knows no trust.
+    """
     if not config.normalize:
         return config.scale * q
     centered = q - q.mean(axis=1, keepdims=True)
@@ -148,7 +160,7 @@ def make_candidates(
     """
     unit = sample_candidates(energy, scaling.normalize_obs(obs), config.k, sampler, key, on_progress=on_progress)
     action = scaling.to_env(unit)
-    return Candidates(obs, action, in_units_of_beta(annotate(score, obs, action), config, trust))
+    return Candidates(obs, action, scaled_values(annotate(score, obs, action), config, trust))
 
 
 def choose_states(total: int, fraction: float, config: AnnotateConfig, seed: int) -> Int[np.ndarray, " states"]:

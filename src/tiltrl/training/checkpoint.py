@@ -29,7 +29,9 @@ class Checkpoints:
         if self._manager is None:
             # Synchronous: a state here is small, and the loop donates its buffers to the next chunk.
             options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-            self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(
+                self.folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
         return self._manager
 
     def restore(self, state: State) -> tuple[State, int]:
@@ -40,6 +42,14 @@ class Checkpoints:
         """
         if not self.folder.is_dir() or (step := self._open().latest_step()) is None:
             return state, 0
+        # Compared first, because Orbax reads all arrays at once and leaves some half-read when one does not fit.
+        saved, wanted = _shapes(self._open().item_metadata(step).tree), _shapes(state)
+        if saved != wanted:
+            odd = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))[0]
+            raise InputError(
+                f"{self.folder}: the checkpoint at step {step} cannot be continued: {odd} has shape {saved.get(odd)}, "
+                f"not {wanted.get(odd)}; delete the folder to start this stage again"
+            )
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         try:
             restored: Any = self._open().restore(step, args=ocp.args.StandardRestore(like))
@@ -60,11 +70,18 @@ class Checkpoints:
         try:
             if step not in self._open().all_steps():
                 self._open().save(step, args=ocp.args.StandardSave(state))
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            # Orbax passes on what its storage library says of a full disk as a ValueError of many lines.
+            raise InputError(f"{self.folder}: cannot be written: {str(error).splitlines()[0]}") from error
 
     def close(self) -> None:
         """Release Orbax's threads and files."""
         if self._manager is not None:
             self._manager.close()
             self._manager = None
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf, by its dotted name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

@@ -87,15 +87,9 @@ def gradient_step(
     return Learner(params, average, opt_state, learner.step + 1.0)
 
 
-def cosine_adam(
-    learning_rate: float, steps: int, *, cosine: bool, warmup: int = 0, clip: float | None = None
-) -> optax.GradientTransformation:
-    """Adam, at a constant rate (the paper's) or decayed to zero by a cosine; optionally with gradients clipped."""
-    rate: optax.ScalarOrSchedule = learning_rate
-    if cosine:
-        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))
-    adam = optax.adam(rate)
-    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
+def cosine_adam(learning_rate: float, steps: int, *, cosine: bool) -> optax.GradientTransformation:
+    """Adam, at a constant rate (the paper's) or decayed to zero by a cosine."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps) if cosine else learning_rate)
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 It asks two things. Does a higher value go with a better outcome, where nobody trained? And do the critic's networks
 agree on how the actions of one state differ? It cannot see what a policy meets after it has left the data.
+Held out means from the critic: the behavior model and the scalings have seen every episode.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from tiltrl.data.transforms import discounted_returns
 
 Verdict = Literal["good", "weak", "harmful"]
 
+LEAST_EPISODES = 5
+"""Held-out episodes below which resampling them says nothing: the interval is then all of [-1, 1]."""
+
 TRUST_FLOOR = 0.1
 """A tilt towards a doubtful critic is small, but not nothing: it must stay visible that there was one."""
 
@@ -29,7 +33,7 @@ class TrustCheck:
     rank_high: float
     spread: float  # standard deviation of Q among candidates of one state
     disagreement: float  # standard deviation between the networks, of the same differences
-    reliability: float  # share of the spread that the networks agree on, 0 to 1
+    reliability: float  # share of the spread that the networks agree on, 0 to 1; at best, since they share targets
     random_above_data: float  # share of states where a uniformly random action is valued above the logged one
     verdict: Verdict
     trust: float  # what the values are multiplied by before they tilt anything, TRUST_FLOOR to 1
@@ -107,6 +111,8 @@ def _correlation_interval(
         return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
     count = sums.shape[1]
+    if count < LEAST_EPISODES:
+        return float(correlation(np.ones((1, count)))[0]), -1.0, 1.0
     weights = np.random.default_rng(0).multinomial(count, np.full(count, 1.0 / count), size=resamples)
     low, high = np.quantile(correlation(weights.astype(np.float64)), [0.025, 0.975])
     return float(correlation(np.ones((1, count)))[0]), float(low), float(high)

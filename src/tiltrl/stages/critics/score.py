@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tiltrl.stages.critics.check import TrustCheck
-from tiltrl.stages.critics.networks import Critic
+from tiltrl.stages.critics.networks import Critic, CriticShape
 from tiltrl.types import Scaling
 
 
@@ -35,6 +35,7 @@ class CriticScore:
     """One critic with the scaling it was trained under, and what its trust check found."""
 
     critic: Critic
+    shape: CriticShape  # all that rebuilding the networks needs
     scaling: Scaling
     pessimism: float
     check: TrustCheck | None = None

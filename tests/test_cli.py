@@ -42,7 +42,7 @@ def test_a_run_ends_with_table_picture_numbers_and_a_policy(finished):
     assert all(len(row["scores"][0]) == 2 for row in results["rows"][1:])
     assert results["trust"][0]["verdict"] in ("good", "weak", "harmful")
     assert "not a D4RL score" in results["scores_are"]
-    policy = tiltrl.load_policy(out / "policies" / "beta2-seed0")
+    policy = tiltrl.load_policy(out / "policies" / "beta2-labels0.004-seed0")
     action = policy.sample(np.zeros((5, 11), np.float32))
     assert action.shape == (5, 3)
     assert np.abs(action).max() <= 1.0
@@ -62,7 +62,7 @@ def test_another_beta_trains_nothing_but_the_alignment(finished):
     assert done.returncode == 0, done.stderr
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert len(list(out.glob("align-*"))) == 2
-    assert (out / "policies" / "beta4-seed0" / "policy.json").is_file()
+    assert (out / "policies" / "beta4-labels0.004-seed0" / "policy.json").is_file()
 
 
 def test_a_saved_policy_is_evaluated(finished):

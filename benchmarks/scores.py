@@ -38,7 +38,7 @@ def slug(dataset: str) -> str:
 def table() -> str:
     """All finished tasks, as Markdown."""
     lines = []
-    for dataset, seeds in TASKS:
+    for dataset, _ in TASKS:
         file = RESULTS / "scores" / f"{slug(dataset)}.json"
         if not file.is_file():
             continue
@@ -46,8 +46,8 @@ def table() -> str:
         trust = ", ".join(f"{check['verdict']} ({check['rank']:.2f})" for check in found["trust"])
         lines += [
             f"\n### {slug(dataset)}\n",
-            f"{seeds} seed(s), {found['config']['episodes']} episodes each. Critic's check: {trust}. "
-            f"Training and evaluation: {sum(found['seconds'].values()) / 60:.0f} minutes on 2 cores.\n",
+            f"{np.shape(found['rows'][1]['scores'])[0]} seed(s), {found['config']['episodes']} episodes each. "
+            f"Critic's check (rank correlation): {trust}.\n",
             "| policy | mean | 95 % interval | median |",
             "|---|---|---|---|",
         ]
@@ -60,7 +60,7 @@ def table() -> str:
 
 
 def main(only: list[str]) -> None:
-    """Run what is missing (or only the named tasks, such as hopper-mixed-v0), then write the table."""
+    """Run all tasks, or only those named, such as hopper-mixed-v0 (finished stages are reused); write the table."""
     for dataset, seeds in TASKS:
         if only and slug(dataset) not in only:
             continue
@@ -74,7 +74,7 @@ def main(only: list[str]) -> None:
         "# Scores of the fast preset\n\nNormalized by D4RL's reference returns, on regenerated data and v5 "
         "environments: **not D4RL scores**.\nLast checkpoint; "
         "intervals are bootstraps over episodes, stratified by seed.\n"
-        "Command: `python benchmarks/scores.py`, raw returns in the runs, scores in `scores/`.\n"
+        "Command: `python benchmarks/scores.py`. Raw returns, configuration and versions of each: `scores/*.json`.\n"
     )
     (RESULTS / "scores.md").write_text(head + table() + "\n")
 

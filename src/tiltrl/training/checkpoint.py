@@ -15,7 +15,9 @@ from tiltrl.errors import InputError
 State = TypeVar("State")
 
 # Orbax speaks of every file it touches; a user wants to hear of the ones that fail, and those raise.
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Of many writes that fail together, as on a full disk, one raises; asyncio would print the others' tracebacks.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

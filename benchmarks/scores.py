@@ -26,6 +26,12 @@ TASKS = (
     ("tiltrl/hopper/medium-v0+tiltrl/hopper/expert-v0", 1),
     ("tiltrl/hopper/medium-v0", 1),
 )
+HEAD = (
+    "# Scores of the fast preset\n\nNormalized by D4RL's reference returns, on regenerated data and v5 "
+    "environments: **not D4RL scores**.\nLast checkpoint; "
+    "intervals are bootstraps over episodes, stratified by seed.\n"
+    "Command: `python benchmarks/scores.py`. Raw returns, configuration and versions of each: `scores/*.json`.\n"
+)
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/scores")
 
@@ -70,13 +76,7 @@ def main(only: list[str]) -> None:
         (RESULTS / "scores").mkdir(parents=True, exist_ok=True)
         shutil.copy(out / "results.json", RESULTS / "scores" / f"{slug(dataset)}.json")
         shutil.copy(out / "report.png", RESULTS / "scores" / f"{slug(dataset)}.png")
-    head = (
-        "# Scores of the fast preset\n\nNormalized by D4RL's reference returns, on regenerated data and v5 "
-        "environments: **not D4RL scores**.\nLast checkpoint; "
-        "intervals are bootstraps over episodes, stratified by seed.\n"
-        "Command: `python benchmarks/scores.py`. Raw returns, configuration and versions of each: `scores/*.json`.\n"
-    )
-    (RESULTS / "scores.md").write_text(head + table() + "\n")
+    (RESULTS / "scores.md").write_text(HEAD + table() + "\n")
 
 
 if __name__ == "__main__":

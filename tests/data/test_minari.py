@@ -123,7 +123,7 @@ METADATA_ERRORS = [
     ({"observation_space": box([64, 64, 3], 0, 255, "uint8")}, r"shape \[64, 64, 3\]; images"),
     ({"observation_space": box([3], [0] * 3, [1] * 3)}, r"episode_0, observations: shape \(4, 2\); \(rows, 3\)"),
     ({"env_spec": "{}"}, "env_spec is '{}'; it must be Gymnasium's EnvSpec"),
-    ({"ref_min_score": 5.0, "ref_max_score": 5.0}, r"are \(5.0, 5.0\); two finite numbers are needed, min < max"),
+    ({"ref_min_score": 5.0, "ref_max_score": 5.0}, r"are 5.0, 5.0; two finite numbers are needed, min < max"),
     ({"data_format": "arrow"}, "data_format is 'arrow'; only 'hdf5'"),
     ({"total_episodes": 7}, "holds 2 episodes where metadata.json says total_episodes = 7"),
 ]

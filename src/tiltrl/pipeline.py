@@ -248,7 +248,8 @@ class Run:
     def aligned_policy(self, i: int, j: int, *, best_of: bool = False) -> Policy:
         """The policy of seed number i at temperature number j; `best_of` as for the behavior."""
         network = member(member(self.policies, i), j)
-        return self._policy(network, i, {"stage": "align", "beta": self.betas[j]}, best_of)
+        provenance = {"stage": "align", "beta": self.betas[j], "label_fraction": self.config.label_fraction}
+        return self._policy(network, i, provenance, best_of)
 
     def evaluate(self) -> list[Row]:
         """Full episodes of every policy, each seed in environments of its own; a finished policy is not run again."""
@@ -262,7 +263,7 @@ class Run:
             plain[name] = [self.aligned_policy(i, j) for i in seeds]
             best_of[name] = [self.aligned_policy(i, j, best_of=True) for i in seeds]
         for name in plain:
-            stage = self.evaluation_stage(self.critic_stage if name == "behavior" else self.policy_stage)
+            stage = self.evaluation_stage(name, self.critic_stage if name == "behavior" else self.policy_stage)
             began = time.monotonic()
             for label, members in ((name, plain[name]), (f"{name}, best of {self.preset.candidates}", best_of[name])):
                 found = [self._episodes(stage, label, policy, self._seeds[i]) for i, policy in enumerate(members)]
@@ -273,10 +274,11 @@ class Run:
                 stage.finish({}, began)
         return rows
 
-    def evaluation_stage(self, of: Stage) -> Stage:
-        """Where the episodes of a stage's policies are kept; the behavior's do not depend on any beta."""
+    def evaluation_stage(self, name: str, of: Stage) -> Stage:
+        """Where the episodes of one of a stage's policies are kept; the behavior's do not depend on any beta."""
         return self.folder.stage(
             "evaluation",
+            policy=name,
             of=of.key,
             sampler=self.preset.sampler,
             k=self.preset.candidates,
@@ -350,17 +352,12 @@ class Run:
         return networks
 
     def _policy(self, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
-        config = policy_config(
-            self.data,
-            self.scaling,
-            self.preset,
-            provenance | {"seed": self._seeds[i], "label_fraction": self.config.label_fraction},
-        )
+        config = policy_config(self.data, self.scaling, self.preset, provenance | {"seed": self._seeds[i]})
         policy = Policy(network, config)
         return with_critic(policy, self._score(self.critic, i), self.preset.candidates) if best_of else policy
 
     def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> dict[str, Any]:
-        """Raw returns and scores of one policy's episodes, kept in a file of their own."""
+        """Raw returns of one policy's episodes, kept in a file of their own."""
         path = stage.folder / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}.json"
         if path.is_file():
             return read_json(path)

@@ -34,7 +34,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 def test_a_run_ends_with_table_picture_numbers_and_a_policy(finished):
     out, printed = finished
-    for row in ("data", "behavior", "behavior, best of 4", "aligned, beta 2"):
+    for row in ("data", "behavior", "behavior, best of 4", "aligned, beta 1"):
         assert row in printed
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((out / "results.json").read_text())
@@ -42,7 +42,7 @@ def test_a_run_ends_with_table_picture_numbers_and_a_policy(finished):
     assert all(len(row["scores"][0]) == 2 for row in results["rows"][1:])
     assert results["trust"][0]["verdict"] in ("good", "weak", "harmful")
     assert "not a D4RL score" in results["scores_are"]
-    policy = tiltrl.load_policy(out / "policies" / "beta2-labels0.004-seed0")
+    policy = tiltrl.load_policy(out / "policies" / "beta1-labels0.004-seed0")
     action = policy.sample(np.zeros((5, 11), np.float32))
     assert action.shape == (5, 3)
     assert np.abs(action).max() <= 1.0
@@ -50,7 +50,7 @@ def test_a_run_ends_with_table_picture_numbers_and_a_policy(finished):
 
 def test_raw_returns_are_kept_with_their_seeds(finished):
     out, _ = finished
-    (file,) = out.glob("evaluation-*/aligned-beta-2-seed0.json")
+    (file,) = out.glob("evaluation-*/aligned-beta-1-seed0.json")
     found = json.loads(file.read_text())
     assert len(found["returns"]) == len(found["environment_seeds"]) == 2
 
@@ -58,7 +58,7 @@ def test_raw_returns_are_kept_with_their_seeds(finished):
 def test_another_beta_trains_nothing_but_the_alignment(finished):
     out, _ = finished
     before = {file: file.stat().st_mtime_ns for file in out.glob("*/networks.safetensors")}
-    done = call("align", "demo", *SMALL, "--out", str(out), "--beta", "1.0", "4.0")
+    done = call("align", "demo", *SMALL, "--out", str(out), "--beta", "2.0", "4.0")
     assert done.returncode == 0, done.stderr
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert len(list(out.glob("align-*"))) == 2

@@ -28,7 +28,7 @@ console = Console()
 def run(config: Options) -> None:
     """The whole job: behavior, critic, candidates, alignment, evaluation; a table, a picture and policies to load.
 
-    Example: tiltrl run demo --beta 2 4 --seeds 3 --out runs/demo
+    Example: tiltrl run demo --beta 1 2 --seeds 3 --out runs/demo
 
     Stages that are done are reused: the same command again, or with another --beta, trains only what is missing.
     """
@@ -92,7 +92,7 @@ class EvaluateConfig:
     """Which policy to evaluate, and on how many episodes."""
 
     policy: tyro.conf.Positional[Path]
-    """A policy's folder, such as runs/demo/policies/beta2-seed0."""
+    """A policy's folder, such as runs/demo/policies/beta1-seed0."""
     episodes: int = 20
     """How many episodes."""
     seed: int = 0
@@ -106,7 +106,7 @@ class EvaluateConfig:
 def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     """Run full episodes of a saved policy, in the environment its data was recorded in.
 
-    Example: tiltrl evaluate runs/demo/policies/beta2-seed0 --episodes 100
+    Example: tiltrl evaluate runs/demo/policies/beta1-seed0 --episodes 100
     """
     policy = load_policy(config.policy).replace(candidates=config.candidates)
     task = policy.config.task

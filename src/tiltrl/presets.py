@@ -63,7 +63,14 @@ PAPER = Preset(
 FAST = Preset(
     behavior=BehaviorConfig(
         network=EnergyConfig(
-            action_width=48, time_width=32, obs_width=48, blocks=2, expansion=2, dropout=0.0, time_scale=5.0
+            action_width=48,
+            time_width=32,
+            obs_width=48,
+            blocks=2,
+            expansion=2,
+            dropout=0.0,
+            time_scale=5.0,
+            action_scale=0.5,
         ),
         steps=12_000,
         batch=256,
@@ -73,10 +80,10 @@ FAST = Preset(
         stratified_times=True,
     ),
     critic=AdvantageConfig(),
-    sampler=SamplerConfig(calls=8, solver="2m", grid="log_snr"),
+    sampler=SamplerConfig(),
     annotate=AnnotateConfig(states=16_384, normalize=True),
     align=AlignConfig(steps=3_000, batch=64, learning_rate=5e-4, cosine=True, average=0.99),
-    betas=(2.0,),
+    betas=(1.0,),
     normalize_obs=True,
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,29 @@ def test_time_enters_as_sines_then_cosines_of_fixed_frequencies(energy: Energy) 
     np.testing.assert_allclose(energy(ACTION, STATE, T), jnp.sum(energy.out(jax.nn.silu(h))), rtol=1e-4)
     gradient = jax.grad(lambda network: network(ACTION, STATE, T))(energy)
     assert not gradient.frequencies.any() and gradient.embed_time.weight.any()
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.05, 0.4, 1.0])
+def test_a_silent_preconditioned_network_is_the_gaussian_of_its_scale(t: float) -> None:
+    config = replace(SMALL, action_scale=0.5)
+    energy = jax.jit(lambda key: Energy(OBS, ACT, config, key=key))(jax.random.key(1))
+    silent = eqx.tree_at(lambda e: e.out, energy, jax.tree.map(jnp.zeros_like, energy.out))
+    alpha, sigma = alpha_sigma(jnp.array(t))
+    variance = (0.5 * alpha) ** 2 + sigma**2
+    score = -noise_prediction(silent, ACTION, STATE, jnp.array(t)) / sigma
+    np.testing.assert_allclose(score, -ACTION / variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.05, 0.4, 1.0])
+def test_a_preconditioned_network_predicts_data_by_the_factors_of_karras(t: float) -> None:
+    time = jnp.array(t)
+    energy = jax.jit(lambda key: Energy(OBS, ACT, replace(SMALL, action_scale=0.5), key=key))(jax.random.key(1))
+    bare = jax.jit(lambda key: Energy(OBS, ACT, SMALL, key=key))(jax.random.key(1))
+    alpha, sigma = (float(x) for x in alpha_sigma(time))
+    c = (sigma**2 + (0.5 * alpha) ** 2) ** -0.5
+    raw = jax.grad(lambda a: bare(a, STATE, time))(c * ACTION)
+    expected = alpha * 0.25 * c**2 * ACTION + sigma * 0.5 * c * raw  # c_skip a + c_out F(c_in a)
+    np.testing.assert_allclose(data_prediction(energy, ACTION, STATE, time), expected, rtol=1e-3, atol=2e-4)
 
 
 def test_every_input_matters(energy: Energy) -> None:

@@ -28,6 +28,7 @@ class EnergyConfig:
     dropout: float = 0.1  # on each block's input, while training the behavior only
     time_features: int = 32  # Gaussian Fourier features of t: half sines, half cosines
     time_scale: float = 30.0  # standard deviation of the (fixed) Fourier frequencies
+    action_scale: float | None = None  # deviation of clean actions, to precondition by; None: f is the bare network
 
     @property
     def width(self) -> int:
@@ -62,6 +63,12 @@ class Energy(eqx.Module):
     """The scalar network `f(a_t | s, t)`, on one example; `jax.vmap` it for batches.
 
     Its inputs are in the networks' units (`types.Scaling`): actions lie in [-1, 1] before diffusion.
+
+    With an `action_scale` s the network `g` learns only what a Gaussian of that deviation does not explain:
+    `f(a_t) = -c^2 |a_t|^2 / 2 + (alpha s / sigma) g(c a_t)` with `c = (sigma^2 + alpha^2 s^2)^(-1/2)`. It then reads
+    inputs and is asked for gradients of size one at every t, where a bare network must span two decades. These are the
+    factors of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models* (NeurIPS 2022,
+    Table 1), integrated over the action.
     """
 
     frequencies: Float[Array, " half"]
@@ -72,6 +79,7 @@ class Energy(eqx.Module):
     join: eqx.nn.Linear
     blocks: tuple[Block, ...]
     out: eqx.nn.Linear
+    action_scale: float | None = eqx.field(static=True)
 
     def __init__(self, obs_dim: int, act_dim: int, config: EnergyConfig, *, key: PRNGKeyArray):
         keys = iter(jax.random.split(key, 7 + config.blocks))
@@ -82,6 +90,7 @@ class Energy(eqx.Module):
         self.embed_obs = eqx.nn.Linear(obs_dim, config.obs_width, key=next(keys))
         self.join = eqx.nn.Linear(config.width, config.width, key=next(keys))
         self.out = eqx.nn.Linear(config.width, act_dim, key=next(keys))
+        self.action_scale = config.action_scale
         hidden = config.expansion * config.width
         self.blocks = tuple(Block(config.width, hidden, config.dropout, key=next(keys)) for _ in range(config.blocks))
 
@@ -94,6 +103,16 @@ class Energy(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
         """`f(a_t | s, t)`. With a key, dropout is on; without, the network is deterministic."""
+        if self.action_scale is None:
+            return self._network(action, obs, t, key)
+        alpha, sigma = alpha_sigma(t)
+        c = jax.lax.rsqrt(sigma**2 + (alpha * self.action_scale) ** 2)
+        gain = alpha * self.action_scale / sigma
+        return -0.5 * jnp.sum((c * action) ** 2) + gain * self._network(c * action, obs, t, key)
+
+    def _network(
+        self, action: Float[Array, " act"], obs: Float[Array, " obs"], t: Float[Array, ""], key: PRNGKeyArray | None
+    ) -> Float[Array, ""]:
         angles = 2.0 * jnp.pi * t * jax.lax.stop_gradient(self.frequencies)
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
         time = self.time_out(jax.nn.silu(self.embed_time(features)))

@@ -62,3 +62,22 @@ def test_value_alignment_is_least_where_beta_times_the_ratio_is_q(beta: float) -
     np.testing.assert_allclose(gradient, 0.0, atol=1e-5 * max(beta, 1 / beta))
     np.testing.assert_allclose(least, -(LABEL * np.log(LABEL)).sum(), rtol=1e-5)  # the label's entropy
     assert loss(Q, 1.1 * Q / beta, beta)[0] > least
+
+
+def test_preference_alignment() -> None:
+    log_ratio, beta = jnp.array([0.0, 0.0, jnp.log(2.0)]), 2.0
+    value, gradient = jax.value_and_grad(losses.preference_alignment, argnums=1)(Q, log_ratio, beta)
+    model, best = np.array([1, 1, 4]) / 6, np.eye(3)[np.argmax(Q)]
+    np.testing.assert_allclose(value, -np.log(model[np.argmax(Q)]), rtol=1e-6)
+    np.testing.assert_allclose(gradient, beta * (model - best), rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("best", [0, 1])
+def test_two_preferred_candidates_are_dpo(best: int, beta: float) -> None:
+    log_ratio = jnp.array([0.4, -1.3])
+    q = jnp.zeros(2).at[best].set(3.0)
+    ours = jax.value_and_grad(losses.preference_alignment, argnums=1)(q, log_ratio, beta)
+    theirs = jax.value_and_grad(lambda r: losses.dpo(r[best], r[1 - best], beta))(log_ratio)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-6)

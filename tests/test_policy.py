@@ -11,10 +11,12 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.diffusion.schedule import T_MIN, alpha_sigma
 from tiltrl.errors import InputError
-from tiltrl.policy import Policy, PolicyConfig, load_policy
+from tiltrl.policy import Policy, PolicyConfig, load_policy, log_ratio
 from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.critics.networks import CriticShape, init_critic
 from tiltrl.types import Scaling, Task
@@ -97,6 +99,43 @@ def test_energies_are_the_networks(policy: Policy) -> None:
     unit = np.array([[0, 0], [1, 1], [-1, -1], [0.5, 0.5]], np.float32)
     expected = jax.vmap(lambda s, a: policy.network(a, s, 0.3))(CONFIG.scaling.normalize_obs(STATES), unit)
     np.testing.assert_allclose(policy.energy(STATES, actions, t=0.3), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def gaussian() -> Policy:
+    """One whose network is silent, so that it is the Gaussian of its preconditioning."""
+    network = replace(NETWORK, action_scale=0.5)
+    energy = eqx.filter_jit(Energy)(OBS, ACT, network, key=jax.random.key(0))
+    silent = eqx.tree_at(lambda e: e.out, energy, jax.tree.map(np.zeros_like, energy.out))
+    return Policy(silent, replace(CONFIG, energy=network))
+
+
+@pytest.mark.parametrize("probes", [None, 3])
+def test_log_prob_is_normalized_in_the_environments_units(gaussian: Policy, probes: int | None) -> None:
+    actions = np.array([[0.0, 5.0], [1.0, 6.0], [-1.5, 2.0], [0.5, 7.5]], np.float32)
+    alpha, sigma = (float(x) for x in alpha_sigma(np.float32(T_MIN)))
+    deviation = np.hypot(0.5 * alpha, sigma) * np.array([2.0, 5.0])  # half the range of each action is its unit
+    known = norm.logpdf(actions, [0.0, 5.0], deviation).sum(axis=1)
+    np.testing.assert_allclose(gaussian.log_prob(STATES, actions, probes=probes), known, atol=2e-3)
+    # In batches, and of any leading shape.
+    again = gaussian.log_prob(STATES.reshape(2, 2, OBS), actions.reshape(2, 2, ACT), probes=probes, batch=3)
+    np.testing.assert_allclose(again, known.reshape(2, 2), atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("rtol", 0.0), ("atol", -1.0), ("probes", 0), ("rtol", np.nan)])
+def test_densities_that_cannot_be_asked(gaussian: Policy, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name} = {value}; it must be positive"):
+        gaussian.log_prob(STATES, np.zeros((4, ACT)), **{name: value})
+
+
+def test_a_log_ratio_is_a_difference_of_energies(policy: Policy, gaussian: Policy) -> None:
+    actions = np.array([[0.0, 5.0], [2.0, 10.0], [-2.0, 0.0], [1.0, 7.5]], np.float32)
+    expected = policy.energy(STATES, actions, t=0.2) - gaussian.energy(STATES, actions, t=0.2)
+    np.testing.assert_allclose(log_ratio(policy, gaussian, STATES, actions, t=0.2), expected)
+    np.testing.assert_allclose(log_ratio(policy, policy, STATES, actions), 0.0)
+    other = Policy(policy.network, replace(CONFIG, task=replace(CONFIG.task, obs_dim=7)))
+    with pytest.raises(InputError, match="pi has 3 observations and 2 actions, mu has 7 and 2"):
+        log_ratio(policy, other, STATES, actions)
 
 
 @pytest.mark.parametrize(

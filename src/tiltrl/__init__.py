@@ -6,7 +6,7 @@ A diffusion model of the logged behavior is fine-tuned to agree with values of a
 from tiltrl.api import align, evaluate, fit_behavior, fit_critic
 from tiltrl.data import load
 from tiltrl.errors import InputError
-from tiltrl.policy import Policy, load_policy
+from tiltrl.policy import Policy, load_policy, log_ratio
 from tiltrl.presets import FAST, PAPER
 from tiltrl.types import Candidates, Task, Transitions
 
@@ -24,4 +24,5 @@ __all__ = [
     "fit_critic",
     "load",
     "load_policy",
+    "log_ratio",
 ]

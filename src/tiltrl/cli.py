@@ -6,12 +6,15 @@ import errno
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from tiltrl.api import evaluate as evaluate_policy
+from tiltrl.bandit.compare import run_comparison
+from tiltrl.bandit.experiment import BanditOptions, run_bandits
 from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
@@ -126,9 +129,44 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     console.print(f"numbers  {path}", soft_wrap=True)
 
 
+def bandit(options: Annotated[BanditOptions, tyro.conf.arg(name="")]) -> None:
+    """Two-dimensional bandits, where the truth is known: the paper's Figures 3 and 8 as pictures and numbers.
+
+    Example: tiltrl bandit --dataset 8gaussians moons --beta 0.5
+    """
+    if options.compare:
+        with LiveProgress(console) as progress:
+            compared = run_comparison(options, progress)
+        _print_comparison(compared)
+        console.print(f"\nnumbers  {options.out / 'comparison.json'}, and a picture beside it for each set")
+        return
+    with LiveProgress(console) as progress:
+        results = run_bandits(options, progress)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("data set", "pi to the true tilt", "perfect sample", "mu to the true tilt", "Q corr.", "slope"):
+        table.add_column(heading, justify="left" if heading == "data set" else "right")
+    for name, found in results.items():
+        keys = ("distance_pi", "distance_floor", "distance_mu", "q_correlation", "q_slope")
+        table.add_row(name, *(f"{found[key]:.3f}" for key in keys))
+    console.print(table)
+    console.print("distances: sliced Wasserstein-1, in units of half the box", style="dim")
+    console.print(f"\npictures {options.out / 'bandits.png'} and one a set\nnumbers  {options.out / 'results.json'}")
+
+
+def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
+    for name, rows in compared.items():
+        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        for heading in ("model", "distance to data", "off the data", "network calls", "seconds"):
+            table.add_column(heading, justify="left" if heading == "model" else "right")
+        for row in rows:
+            numbers = f"{row['distance']:.3f}", f"{row['off_data']:.1%}", str(row["network_calls"])
+            table.add_row(row["model"], *numbers, f"{row['seconds']:.2f}")
+        console.print(table)
+
+
 def main() -> None:
     """Entry point of `tiltrl`."""
-    commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate)}
+    commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, bandit)}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -28,3 +31,26 @@ def value_alignment(
         beta: temperature. At the optimum `beta * log_ratio` equals q up to a constant.
     """
     return -jnp.sum(jax.nn.softmax(q) * jax.nn.log_softmax(beta * log_ratio))
+
+
+def preference_alignment(
+    q: Float[Array, " k"], log_ratio: Float[Array, " k"], beta: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Cross-entropy between the best candidate and the softmax of the implied value (EDA, Eq. 15).
+
+    Only which candidate is best matters, not by how much. Arguments as `value_alignment`.
+    """
+    return -jax.nn.log_softmax(beta * log_ratio)[jnp.argmax(q)]
+
+
+def dpo(chosen: Float[Array, ""], rejected: Float[Array, ""], beta: Float[Array, ""] | float) -> Float[Array, ""]:
+    """`-log sigmoid(beta (chosen - rejected))` of two log-ratios (EDA, Eq. 16): the preference loss with K = 2."""
+    return -jax.nn.log_sigmoid(beta * (chosen - rejected))
+
+
+Objective = Literal["value", "preference"]
+OBJECTIVES: dict[Objective, Callable[..., Float[Array, ""]]] = {
+    "value": value_alignment,
+    "preference": preference_alignment,
+}
+"""Losses of `(q, log_ratio, beta)` over the K candidates of one state."""

@@ -49,8 +49,8 @@ from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import train_critic
 from tiltrl.stages.keys import Purpose, stage_key
 from tiltrl.stages.prepare import scaling_of
+from tiltrl.trained import trained
 from tiltrl.training.loop import Session
-from tiltrl.training.session import FolderSession
 from tiltrl.types import Candidates, Scaling, Transitions
 
 
@@ -115,7 +115,7 @@ class Run:
             action = jnp.asarray(self.scaling.to_unit(self.data.action))
             return train_behavior(obs, action, self.preset.behavior, self._keys("behavior"), session)
 
-        return self._trained(self.behavior_stage, self._energy_like(), self.preset.behavior.steps, train)
+        return trained(self.behavior_stage, self._energy_like(), self.preset.behavior.steps, train, self.reporter)
 
     @cached_property
     def critic_stage(self) -> Stage:
@@ -151,7 +151,7 @@ class Run:
         like = self._stacked_like(
             lambda key: init_critic(task.obs_dim, task.act_dim, self.preset.critic.shape, key=key)
         )
-        critics = self._trained(self.critic_stage, like, self.preset.critic.steps, train, check)
+        critics = trained(self.critic_stage, like, self.preset.critic.steps, train, self.reporter, check)
         for i, found in enumerate(self.trust):
             self.reporter.say(describe_trust(self._seeds[i], found, shrinks=self.preset.annotate.normalize))
         return critics
@@ -239,7 +239,7 @@ class Run:
             return jax.ShapeDtypeStruct((leaf.shape[0], len(self.betas), *leaf.shape[1:]), leaf.dtype)
 
         like = jax.tree.map(stack, self._energy_like())
-        return self._trained(self.policy_stage, like, self.preset.align.steps, train)
+        return trained(self.policy_stage, like, self.preset.align.steps, train, self.reporter)
 
     def behavior_policy(self, i: int, *, best_of: bool = False) -> Policy:
         """The behavior of seed number i; with `best_of`, the best by Q of several of its actions."""
@@ -336,20 +336,6 @@ class Run:
         """Shapes of one module a seed, without making it."""
         keys = jax.random.split(jax.random.key(0), self.config.seeds)
         return eqx.filter_eval_shape(eqx.filter_vmap(init), keys)
-
-    def _trained(self, stage: Stage, like: Any, steps: int, train: Any, check: Any = None) -> Any:
-        """The stage's networks: read if it is done, else trained (from its last checkpoint) and written."""
-        path = stage.folder / "networks.safetensors"
-        if stage.done:
-            self.reporter.say(f"{stage.name}: unchanged, reused from {stage.folder}")
-            return load_arrays(path, like)
-        self.reporter.start(stage.name, steps)
-        began = time.monotonic()
-        with FolderSession(stage.folder, self.reporter.update) as session:
-            networks = train(session)
-        save_arrays(path, networks)
-        stage.finish({} if check is None else check(networks), began)
-        return networks
 
     def _policy(self, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
         config = policy_config(self.data, self.scaling, self.preset, provenance | {"seed": self._seeds[i]})

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.config_io import from_json
 from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
 from tiltrl.diffusion.schedule import T_MIN
 from tiltrl.errors import InputError
 from tiltrl.files import read_json, write_json
@@ -70,6 +71,18 @@ def _energy(
     network: Energy, obs: Float[Array, "batch obs"], action: Float[Array, "batch act"], t: Float[Array, ""]
 ) -> Float[Array, " batch"]:
     return jax.vmap(lambda o, a: network(a, o, t))(obs, action)
+
+
+@partial(jax.jit, static_argnames=("rtol", "atol"))
+def _log_prob(
+    network: Energy,
+    obs: Float[Array, "batch obs"],
+    action: Float[Array, "batch act"],
+    probes: Float[Array, "batch probes act"],
+    rtol: float,
+    atol: float,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    return jax.vmap(lambda o, a, v: log_prob(network, a, o, v, rtol=rtol, atol=atol))(obs, action, probes)
 
 
 def versions() -> dict[str, str]:
@@ -130,13 +143,65 @@ class Policy:
         """
         if not 0.0 <= t <= 1.0:
             raise InputError(f"t = {t}; diffusion times lie in [0, 1]")
-        rows, lead = self._rows("obs", obs, self.config.task.obs_dim)
-        actions, action_lead = self._rows("action", action, self.config.task.act_dim)
-        if lead != action_lead:
-            raise InputError(f"obs has leading shape {lead} but action {action_lead}; one action for each observation")
+        rows, actions, lead = self._pairs(obs, action)
+        # Below T_MIN the network was never trained; t = 0 means as little noise as it knows.
+        time = jnp.asarray(max(t, T_MIN), jnp.float32)
+        return np.asarray(_energy(self.network, rows, actions, time)).reshape(lead)
+
+    def log_prob(
+        self,
+        obs: Float[np.ndarray, "*batch obs"],
+        action: Float[np.ndarray, "*batch act"],
+        *,
+        rtol: float = 1e-4,
+        atol: float = 1e-4,
+        probes: int | None = None,
+        seed: int = 0,
+        batch: int = 1024,
+    ) -> Float[np.ndarray, "*batch"]:
+        """Normalized log-density of actions, in nats and the environment's units, by the probability-flow ODE.
+
+        Comparable across states and models, and some hundred times the work of `energy`. It is the density of one
+        sample before clipping to the bounds; choosing the best of several candidates has another.
+
+        Args:
+            obs: observations.
+            action: one action for each.
+            rtol: relative tolerance of the ODE solver.
+            atol: absolute tolerance of the ODE solver.
+            probes: random vectors that estimate the trace of the Jacobian (Hutchinson). None: the exact trace for up to
+                8 action dimensions, 8 probes above.
+            seed: of the probes.
+            batch: how many actions are solved for at once.
+
+        Raises:
+            InputError: sizes do not match the task, a value is not finite, a number is not positive, or the tolerance
+                cannot be reached.
+        """
+        for name, value in (("rtol", rtol), ("atol", atol), ("probes", 1 if probes is None else probes)):
+            if not value > 0:
+                raise InputError(f"{name} = {value}; it must be positive")
+        rows, actions, lead = self._pairs(obs, action)
+        act = actions.shape[1]
+        exact = probes is None and act <= EXACT_UP_TO
+        count = act if exact else EXACT_UP_TO if probes is None else probes
+        key = jax.random.key(seed)
+        out = np.empty(len(rows))
+        for start in range(0, len(rows), batch):
+            # The last batch wraps around, so that every call has one shape and compiles once.
+            index = np.arange(start, start + min(batch, len(rows))) % len(rows)
+            if exact:
+                vectors = jnp.broadcast_to(exact_probes(act), (len(index), act, act))
+            else:
+                vectors = jax.random.rademacher(jax.random.fold_in(key, start), (len(index), count, act), jnp.float32)
+            found, failed = _log_prob(self.network, rows[index], actions[index], vectors, rtol, atol)
+            if np.any(failed):
+                raise InputError(f"rtol = {rtol}, atol = {atol}: not reached in 4096 steps; allow more")
+            stop = min(start + batch, len(rows))
+            out[start:stop] = np.asarray(found)[: stop - start]
         scaling = self.config.scaling
-        f = _energy(self.network, scaling.normalize_obs(rows), scaling.to_unit(actions), jnp.asarray(t, jnp.float32))
-        return np.asarray(f).reshape(lead)
+        volume = np.sum(np.log(np.subtract(scaling.action_high, scaling.action_low) / 2.0))
+        return (out - volume).reshape(lead)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `policy.json`, `policy.safetensors` and, if there is one, `critic.safetensors`.
@@ -153,6 +218,14 @@ class Policy:
         provenance = {"versions": versions()} | self.config.provenance
         write_json(folder / "policy.json", dataclasses.replace(self.config, provenance=provenance))
 
+    def _pairs(self, obs: Any, action: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+        """Observations and actions as the network takes them, row by row, and their common leading shape."""
+        rows, lead = self._rows("obs", obs, self.config.task.obs_dim)
+        actions, action_lead = self._rows("action", action, self.config.task.act_dim)
+        if lead != action_lead:
+            raise InputError(f"obs has leading shape {lead} but action {action_lead}; one action for each observation")
+        return self.config.scaling.normalize_obs(rows), self.config.scaling.to_unit(actions), lead
+
     @staticmethod
     def _rows(name: str, value: Any, size: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """The value as finite float rows, and its leading shape."""
@@ -162,6 +235,30 @@ class Policy:
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds NaN or infinite values; a policy can only act on finite numbers")
         return array.reshape(-1, size), array.shape[:-1]
+
+
+def log_ratio(
+    pi: Policy,
+    mu: Policy,
+    obs: Float[np.ndarray, "*batch obs"],
+    action: Float[np.ndarray, "*batch act"],
+    t: float = T_MIN,
+) -> Float[np.ndarray, "*batch"]:
+    """`f_pi(a | s, t) - f_mu(a | s, t)`: how much likelier the policy makes an action, in two forward passes.
+
+    Times beta it is the value that the policy implies (EDA, Section 3.2). Known up to a constant of (s, t), as energies
+    are: compare actions of one state. For an absolute ratio take the difference of two `log_prob`.
+
+    Raises:
+        InputError: the policies are not of one task, or as `Policy.energy`.
+    """
+    ours, theirs = pi.config.task, mu.config.task
+    if (ours.obs_dim, ours.act_dim) != (theirs.obs_dim, theirs.act_dim):
+        raise InputError(
+            f"pi has {ours.obs_dim} observations and {ours.act_dim} actions, mu has {theirs.obs_dim} and "
+            f"{theirs.act_dim}; a ratio needs two policies of one task"
+        )
+    return pi.energy(obs, action, t) - mu.energy(obs, action, t)
 
 
 def load_policy(folder: str | os.PathLike[str], seed: int = 0) -> Policy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields, replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ class Candidates:
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses, tuples and NumPy scalars as plain JSON values."""
+    """Dataclasses, tuples, paths and NumPy scalars as plain JSON values."""
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: as_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
@@ -137,4 +138,6 @@ def as_json(value: Any) -> Any:
         return [as_json(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, PurePath):
+        return str(value)
     return value

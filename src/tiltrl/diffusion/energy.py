@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.diffusion.schedule import alpha_sigma
 
+DETAIL = 0.2
+"""The finest structure that preconditioning amplifies, as a share of `action_scale`."""
+
 
 @dataclass(frozen=True)
 class EnergyConfig:
@@ -65,10 +68,11 @@ class Energy(eqx.Module):
     Its inputs are in the networks' units (`types.Scaling`): actions lie in [-1, 1] before diffusion.
 
     With an `action_scale` s the network `g` learns only what a Gaussian of that deviation does not explain:
-    `f(a_t) = -c^2 |a_t|^2 / 2 + (alpha s / sigma) g(c a_t)` with `c = (sigma^2 + alpha^2 s^2)^(-1/2)`. It then reads
-    inputs and is asked for gradients of size one at every t, where a bare network must span two decades. These are the
-    factors of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models* (NeurIPS 2022,
-    Table 1), integrated over the action.
+    `f(a_t) = -c^2 |a_t|^2 / 2 + alpha s (sigma^2 + d^2)^(-1/2) g(c a_t)`, `c = (sigma^2 + alpha^2 s^2)^(-1/2)`. It then
+    reads inputs and is asked for gradients of size one at every t, where a bare network must span two decades. With
+    d = 0 these are the factors of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*
+    (NeurIPS 2022, Table 1), integrated over the action. But densities stay finite as sigma falls, and an unbounded gain
+    makes energies noisy there: d = DETAIL s is the deviation below which g is left to its own slopes.
     """
 
     frequencies: Float[Array, " half"]
@@ -107,7 +111,7 @@ class Energy(eqx.Module):
             return self._network(action, obs, t, key)
         alpha, sigma = alpha_sigma(t)
         c = jax.lax.rsqrt(sigma**2 + (alpha * self.action_scale) ** 2)
-        gain = alpha * self.action_scale / sigma
+        gain = alpha * self.action_scale * jax.lax.rsqrt(sigma**2 + (DETAIL * self.action_scale) ** 2)
         return -0.5 * jnp.sum((c * action) ** 2) + gain * self._network(c * action, obs, t, key)
 
     def _network(

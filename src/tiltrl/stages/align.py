@@ -23,6 +23,7 @@ class AlignConfig:
     learning_rate: float = 5e-5
     cosine: bool = False
     average: float = 0.0  # decay of the weights' running average; 0: none
+    objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15)
 
 
 def candidate_energies(
@@ -40,11 +41,12 @@ def alignment_loss(
     t: Float[Array, " batch"],
     q: Float[Array, "batch k"],
     beta: Float[Array, ""] | float,
+    objective: losses.Objective = "value",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean value-based loss (Eq. 14) of a batch of states, and what the tilt does to their candidates."""
+    """Mean loss of a batch of states, and what the tilt does to their candidates."""
     energies = jax.vmap(candidate_energies, in_axes=(None, 0, 0, 0))
     log_ratio = energies(policy, noisy, obs, t) - jax.lax.stop_gradient(energies(behavior, noisy, obs, t))
-    loss = jnp.mean(jax.vmap(losses.value_alignment, in_axes=(0, 0, None))(q, log_ratio, beta))
+    loss = jnp.mean(jax.vmap(losses.OBJECTIVES[objective], in_axes=(0, 0, None))(q, log_ratio, beta))
     weights = jax.nn.softmax(log_ratio)
     info = {
         "alignment_loss": loss,
@@ -102,7 +104,7 @@ def train_policy(
 
         def one(learner: Learner, beta: Array) -> tuple[Learner, dict[str, Array]]:
             gradient, info = jax.grad(alignment_loss, has_aux=True)(
-                learner.params, behavior, noisy, obs[index], t, q[index], beta
+                learner.params, behavior, noisy, obs[index], t, q[index], beta, config.objective
             )
             return gradient_step(learner, gradient, optimizer, config.average), info
 

@@ -1,0 +1,217 @@
+"""`tiltrl bandit`: pretrain and tilt two-dimensional bandits, measure them against the truth, draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from tiltrl.bandit import figure, measure
+from tiltrl.bandit.datasets import SETS, BanditSet, Points, bandit_set
+from tiltrl.bandit.model import BanditConfig, draw, draw_candidates, energies, fit_mu, scores, tilt
+from tiltrl.diffusion.energy import Energy
+from tiltrl.diffusion.schedule import T_MIN
+from tiltrl.errors import InputError
+from tiltrl.files import write_json
+from tiltrl.losses import OBJECTIVES
+from tiltrl.policy import versions
+from tiltrl.presets import check_betas
+from tiltrl.progress import Reporter
+from tiltrl.runs import RunFolder, Stage
+from tiltrl.trained import trained
+
+ANALYTIC_TIMES = (0.05, 0.1, 0.3, 0.6, 1.0)
+"""Diffusion times at which the eight Gaussians are compared with their exact density."""
+
+
+@dataclass(frozen=True)
+class BanditOptions:
+    """What `tiltrl bandit` is asked to do. Each field is an option of the command line, and its docstring the help."""
+
+    dataset: tuple[str, ...] = tuple(SETS)
+    """Which data sets: swissroll, 8gaussians, moons, rings, checkerboard, 2spirals. Default: all."""
+    objective: Literal["value", "preference"] = "value"
+    """`value`: agree with the values (Eq. 14). `preference`: only with which candidate is best (Eq. 15)."""
+    k: int = 64
+    """Candidates compared at once. The paper's theory wants many; with `preference`, 2 is DPO."""
+    beta: float = 1.0
+    """Temperature: the smaller, the further from the behavior. Q lies in [0, 3]."""
+    calls: int = 25
+    """Network calls a sample."""
+    times: tuple[float, ...] = (0.001, 0.1, 0.3, 0.6)
+    """Diffusion times to draw; 0 is drawn at 0.001, the smallest that was trained on."""
+    samples: int = 2000
+    """Points drawn from each model to compare with the truth."""
+    seed: int = 0
+    """Of everything."""
+    compare: bool = False
+    """Instead of tilting: the diffusion model beside a Gaussian, a VAE and an energy-based model (Fig. 7)."""
+    budget: float = 1.0
+    """Share of the training steps and candidates to take: 0.01 is a quick look whether everything works."""
+    out: Path = Path("runs/bandit")
+    """Folder of the pictures, numbers and networks. The same command on the same folder continues or reuses."""
+
+    def check(self) -> BanditConfig:
+        """The configuration that follows.
+
+        Raises:
+            InputError: a value cannot be used.
+        """
+        for name in self.dataset:
+            bandit_set(name)
+        if not self.dataset or len(set(self.dataset)) < len(self.dataset):
+            raise InputError(f"dataset = {' '.join(self.dataset)!r}; name each of {', '.join(SETS)} at most once")
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        check_betas((self.beta,))
+        if not self.times or not all(0.0 <= t <= 1.0 for t in self.times):
+            raise InputError(f"times = {' '.join(map(str, self.times))}; diffusion times lie in [0, 1]")
+        if not 100 <= self.samples <= 100_000:
+            raise InputError(f"samples = {self.samples}; it must lie in 100 to 100000")
+        if not 0 < self.budget <= 1:
+            raise InputError(f"budget = {self.budget}; it is a share of the training steps, above 0 and at most 1")
+        config = BanditConfig(k=self.k)
+        return replace(
+            config,
+            candidates=max(config.batch, round(config.candidates * self.budget)),
+            behavior=replace(config.behavior, steps=max(1, round(config.behavior.steps * self.budget))),
+            align=replace(
+                config.align, steps=max(1, round(config.align.steps * self.budget)), objective=self.objective
+            ),
+            sampler=replace(config.sampler, calls=self.calls),
+        )
+
+
+class Bandit:
+    """Trained models of one data set, in a run's folder."""
+
+    def __init__(self, known: BanditSet, config: BanditConfig, seed: int, folder: RunFolder, reporter: Reporter):
+        self.known, self.config, self.seed, self.folder, self.reporter = known, config, seed, folder, reporter
+        self.rng = np.random.default_rng(seed)
+        self.like = eqx.filter_eval_shape(Energy, 1, 2, config.behavior.network, key=jax.random.key(0))
+        self._stage = folder.stage(f"{known.name}-mu", config=config.behavior, points=config.points, seed=seed)
+
+    def mu(self) -> Energy:
+        """The behavior model."""
+        points = self.known.sample(self.config.points, np.random.default_rng(self.seed))
+        return trained(
+            self._stage,
+            self.like,
+            self.config.behavior.steps,
+            lambda session: fit_mu(points, self.config, self.seed, session),
+            self.reporter,
+        )
+
+    def pi(self, mu: Energy, betas: Sequence[float]) -> list[Energy]:
+        """One aligned policy a temperature."""
+        config = self.config
+        stage: Stage = self.folder.stage(
+            f"{self.known.name}-pi",
+            config=config.align,
+            sampler=config.sampler,
+            candidates=(config.candidates, config.k, config.batch),
+            betas=tuple(betas),
+            mu=self._stage.key,
+        )
+
+        def train(session: Any) -> list[Energy]:
+            found = draw_candidates(mu, config, self.seed)
+            return tilt(mu, found, self.known, betas, config, self.seed, session)
+
+        return trained(stage, [self.like] * len(betas), config.align.steps, train, self.reporter)
+
+    def measure(self, mu: Energy, pi: Energy, beta: float, n: int) -> dict[str, Any]:
+        """Every number that the truth allows."""
+        known, sampler, rng = self.known, self.config.sampler, np.random.default_rng(self.seed + 1)
+        key = jax.random.fold_in(jax.random.key(self.seed), 1)
+        of_mu, of_pi = (draw(energy, n, sampler, jax.random.fold_in(key, i)) for i, energy in enumerate((mu, pi)))
+        points = known.sample(4000, rng).astype(np.float32)
+        correlation, slope = measure.linear_agreement(implied(mu, pi, beta, points, T_MIN), known.q(points))
+        found: dict[str, Any] = {
+            "beta": beta,
+            "distance_pi": measure.distance_to_tilt(known, beta, of_pi, rng),
+            "distance_mu": measure.distance_to_tilt(known, beta, of_mu, rng),
+            "distance_floor": measure.floor_of_tilt(known, beta, n, rng),
+            "q_correlation": correlation,
+            "q_slope": slope,
+        }
+        if known.name == "8gaussians":
+            found["analytic"] = [self.analytic(mu, pi, beta, points, t, rng) for t in ANALYTIC_TIMES]
+        return found
+
+    def analytic(
+        self, mu: Energy, pi: Energy, beta: float, points: Points, t: float, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """The eight Gaussians at one diffusion time: energy, score and implied values beside the exact ones."""
+        noisy = measure.diffuse(points, t, rng).astype(np.float32)
+        away = scores(mu, noisy, t) - measure.eight_score(noisy, t)
+        some = noisy[:400]  # quadrature is slow
+        tempered = replace(self.known, q=lambda a: self.known.q(a) / beta)
+        correlation, slope = measure.linear_agreement(
+            implied(mu, pi, beta, some, t), beta * measure.eight_value(tempered, some, t)
+        )
+        return {
+            "t": t,
+            "energy_error": measure.offset_error(energies(mu, noisy, t), measure.eight_log_density(noisy, t)),
+            "score_error": float(np.sqrt(np.mean(np.sum(away**2, axis=1)))),
+            "value_correlation": correlation,
+            "value_slope": slope,
+        }
+
+    def maps(self, mu: Energy, pi: Energy, beta: float, times: Sequence[float], n: int) -> figure.Maps:
+        """What the figure shows."""
+        rng, points = np.random.default_rng(self.seed + 2), figure.grid()
+        shape = (len(times), figure.PIXELS, figure.PIXELS)
+        data = self.known.sample(n, rng)
+        samples = draw(pi, n, self.config.sampler, jax.random.fold_in(jax.random.key(self.seed), 3))
+        used = tuple(max(t, T_MIN) for t in times)
+        f_mu, f_pi = (np.stack([energies(e, points, t) for t in used]).reshape(shape) for e in (mu, pi))
+        q = self.known.q
+        return figure.Maps(
+            self.known.name, beta, self.known.q_is, data, q(data), samples, q(samples), used, f_mu, f_pi,
+            beta * (f_pi - f_mu),
+        )  # fmt: skip
+
+
+def implied(mu: Energy, pi: Energy, beta: float, points: Points, t: float) -> np.ndarray:
+    """`beta (f_pi - f_mu)`, the value that the policy implies, up to a constant."""
+    return beta * (energies(pi, points, t) - energies(mu, points, t))
+
+
+def open_folder(options: BanditOptions) -> RunFolder:
+    """The folder of this and every other bandit run of the same seed.
+
+    Raises:
+        InputError: it holds something else, or cannot be written.
+    """
+    return RunFolder(options.out, {"experiment": "bandit", "seed": options.seed})
+
+
+def run_bandits(options: BanditOptions, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Train, measure and draw every data set; writes pictures and `results.json`, returns the numbers by set.
+
+    Raises:
+        InputError: an option cannot be used, or the folder holds something else.
+    """
+    config = options.check()
+    folder = open_folder(options)
+    results: dict[str, dict[str, Any]] = {}
+    sheets = []
+    for name in options.dataset:
+        bandit = Bandit(bandit_set(name), config, options.seed, folder, reporter)
+        mu = bandit.mu()
+        (pi,) = bandit.pi(mu, (options.beta,))
+        reporter.say(f"{name}: measuring and drawing")
+        results[name] = bandit.measure(mu, pi, options.beta, options.samples)
+        sheets.append(bandit.maps(mu, pi, options.beta, options.times, options.samples))
+        figure.draw(sheets[-1], options.out / f"{name}.png")
+    figure.contact_sheet(sheets, options.out / "bandits.png")
+    write_json(
+        options.out / "results.json", {"options": options, "config": config, "versions": versions(), "sets": results}
+    )
+    return results

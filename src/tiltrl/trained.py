@@ -1,0 +1,49 @@
+"""A trained stage on disk: read if it is finished, else trained from its last checkpoint and written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tiltrl.progress import Reporter
+from tiltrl.runs import Stage
+from tiltrl.serialization import load_arrays, save_arrays
+from tiltrl.training.loop import Session
+from tiltrl.training.session import FolderSession
+
+Networks = TypeVar("Networks")
+
+
+def trained(
+    stage: Stage,
+    like: Networks,
+    steps: int,
+    train: Callable[[Session], Networks],
+    reporter: Reporter,
+    check: Callable[[Networks], dict[str, Any]] | None = None,
+) -> Networks:
+    """The stage's networks.
+
+    Args:
+        stage: where they live.
+        like: their shapes.
+        steps: of training, for the progress bar.
+        train: makes them, resuming from and reporting to the session it is given.
+        reporter: hears of progress.
+        check: what there is to say of them once trained, kept with the stage.
+
+    Raises:
+        InputError: what is on disk is damaged, or cannot be written.
+    """
+    path = stage.folder / "networks.safetensors"
+    if stage.done:
+        reporter.say(f"{stage.name}: unchanged, reused from {stage.folder}")
+        return load_arrays(path, like)
+    reporter.start(stage.name, steps)
+    began = time.monotonic()
+    with FolderSession(stage.folder, reporter.update) as session:
+        networks = train(session)
+    save_arrays(path, networks)
+    stage.finish({} if check is None else check(networks), began)
+    return networks

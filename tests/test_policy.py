@@ -122,7 +122,9 @@ def test_log_prob_is_normalized_in_the_environments_units(gaussian: Policy, prob
     np.testing.assert_allclose(again, known.reshape(2, 2), atol=2e-3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("rtol", 0.0), ("atol", -1.0), ("probes", 0), ("rtol", np.nan)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rtol", 0.0), ("atol", -1.0), ("probes", 0), ("rtol", np.nan), ("batch", -1)]
+)
 def test_densities_that_cannot_be_asked(gaussian: Policy, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"{name} = {value}; it must be positive"):
         gaussian.log_prob(STATES, np.zeros((4, ACT)), **{name: value})

@@ -44,7 +44,10 @@ def preference_alignment(
 
 
 def dpo(chosen: Float[Array, ""], rejected: Float[Array, ""], beta: Float[Array, ""] | float) -> Float[Array, ""]:
-    """`-log sigmoid(beta (chosen - rejected))` of two log-ratios (EDA, Eq. 16): the preference loss with K = 2."""
+    """`-log sigmoid(beta (chosen - rejected))` of two log-ratios (EDA, Eq. 16): the preference loss with K = 2.
+
+    A reference for pairs; the stages use `preference_alignment`, of which it is the case K = 2.
+    """
     return -jax.nn.log_sigmoid(beta * (chosen - rejected))
 
 

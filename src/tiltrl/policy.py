@@ -161,7 +161,7 @@ class Policy:
     ) -> Float[np.ndarray, "*batch"]:
         """Normalized log-density of actions, in nats and the environment's units, by the probability-flow ODE.
 
-        Comparable across states and models, and some hundred times the work of `energy`. It is the density of one
+        Comparable across states and models, and hundreds of times the work of `energy`. It is the density of one
         sample before clipping to the bounds; choosing the best of several candidates has another.
 
         Args:
@@ -178,7 +178,12 @@ class Policy:
             InputError: sizes do not match the task, a value is not finite, a number is not positive, or the tolerance
                 cannot be reached.
         """
-        for name, value in (("rtol", rtol), ("atol", atol), ("probes", 1 if probes is None else probes)):
+        for name, value in (
+            ("rtol", rtol),
+            ("atol", atol),
+            ("probes", 1 if probes is None else probes),
+            ("batch", batch),
+        ):
             if not value > 0:
                 raise InputError(f"{name} = {value}; it must be positive")
         rows, actions, lead = self._pairs(obs, action)
@@ -246,7 +251,8 @@ def log_ratio(
 ) -> Float[np.ndarray, "*batch"]:
     """`f_pi(a | s, t) - f_mu(a | s, t)`: how much likelier the policy makes an action, in two forward passes.
 
-    Times beta it is the value that the policy implies (EDA, Section 3.2). Known up to a constant of (s, t), as energies
+    Times beta it is the value that the policy implies (EDA, Section 3.2), in the units of the candidates' values: Q
+    times trust over spread with the fast preset, 3 Q with the paper's. Known up to a constant of (s, t), as energies
     are: compare actions of one state. For an absolute ratio take the difference of two `log_prob`.
 
     Raises:

@@ -46,6 +46,7 @@ class Silent:
         ({"calls": 1}, "calls = 1; .* at least 2 network calls"),
         ({"times": (0.1, 1.5)}, r"times = 0.1 1.5; diffusion times lie in \[0, 1\]"),
         ({"times": (float("nan"),)}, "times = nan"),
+        ({"seed": -1}, "seed = -1; it must lie in 0 to"),
         ({"samples": 1}, "samples = 1; it must lie in 100 to 100000"),
         ({"budget": 0.0}, "budget = 0.0"),
     ],

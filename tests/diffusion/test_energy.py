@@ -75,12 +75,11 @@ def test_a_silent_preconditioned_network_is_the_gaussian_of_its_scale(t: float) 
 
 
 @pytest.mark.parametrize("t", [0.1, 0.4, 1.0])
-def test_a_preconditioned_network_predicts_data_by_the_factors_of_karras(
-    t: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tiltrl.diffusion.energy.DETAIL", 0.0)
+def test_a_preconditioned_network_predicts_data_by_the_factors_of_karras(t: float) -> None:
     time = jnp.array(t)
-    energy = jax.jit(lambda key: Energy(OBS, ACT, replace(SMALL, action_scale=0.5), key=key))(jax.random.key(1))
+    energy = jax.jit(lambda key: Energy(OBS, ACT, replace(SMALL, action_scale=0.5, detail=0.0), key=key))(
+        jax.random.key(1)
+    )
     bare = jax.jit(lambda key: Energy(OBS, ACT, SMALL, key=key))(jax.random.key(1))
     alpha, sigma = (float(x) for x in alpha_sigma(time))
     c = (sigma**2 + (0.5 * alpha) ** 2) ** -0.5

@@ -36,7 +36,8 @@ class BanditOptions:
     dataset: tuple[str, ...] = tuple(SETS)
     """Which data sets: swissroll, 8gaussians, moons, rings, checkerboard, 2spirals. Default: all."""
     objective: Literal["value", "preference"] = "value"
-    """`value`: agree with the values (Eq. 14). `preference`: only with which candidate is best (Eq. 15)."""
+    """`value`: agree with the values (Eq. 14). `preference`: only with which candidate is best (Eq. 15); distances and
+    slope are then for orientation, since it knows no sizes of values."""
     k: int = 64
     """Candidates compared at once. The paper's theory wants many; with `preference`, 2 is DPO."""
     beta: float = 1.0
@@ -50,7 +51,8 @@ class BanditOptions:
     seed: int = 0
     """Of everything."""
     compare: bool = False
-    """Instead of tilting: the diffusion model beside a Gaussian, a VAE and an energy-based model (Fig. 7)."""
+    """Instead of tilting: the diffusion model beside a Gaussian, a VAE and an energy-based model (Fig. 7), which are
+    fitted anew each time. No objective, k, beta or times matter here."""
     budget: float = 1.0
     """Share of the training steps and candidates to take: 0.01 is a quick look whether everything works."""
     out: Path = Path("runs/bandit")
@@ -71,6 +73,8 @@ class BanditOptions:
         check_betas((self.beta,))
         if not self.times or not all(0.0 <= t <= 1.0 for t in self.times):
             raise InputError(f"times = {' '.join(map(str, self.times))}; diffusion times lie in [0, 1]")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed = {self.seed}; it must lie in 0 to {2**31 - 1}")
         if not 100 <= self.samples <= 100_000:
             raise InputError(f"samples = {self.samples}; it must lie in 100 to 100000")
         if not 0 < self.budget <= 1:
@@ -92,7 +96,6 @@ class Bandit:
 
     def __init__(self, known: BanditSet, config: BanditConfig, seed: int, folder: RunFolder, reporter: Reporter):
         self.known, self.config, self.seed, self.folder, self.reporter = known, config, seed, folder, reporter
-        self.rng = np.random.default_rng(seed)
         self.like = eqx.filter_eval_shape(Energy, 1, 2, config.behavior.network, key=jax.random.key(0))
         self._stage = folder.stage(f"{known.name}-mu", config=config.behavior, points=config.points, seed=seed)
 

@@ -52,7 +52,7 @@ def floor_of_tilt(known: BanditSet, beta: float, n: int, rng: np.random.Generato
 def linear_agreement(implied: Values, true: Values) -> tuple[float, float]:
     """Pearson correlation, and the slope of the regression of the implied values on the true ones."""
     if true.std() == 0 or implied.std() == 0:
-        return float("nan"), float("nan")
+        return 0.0, 0.0  # a constant agrees with nothing
     correlation = float(np.corrcoef(implied, true)[0, 1])
     return correlation, correlation * float(implied.std() / true.std())
 
@@ -89,13 +89,15 @@ def eight_value(known: BanditSet, points: Points, t: float, size: int = 161) -> 
     """`log E[exp Q(a) | a_t]` (EDA, Lemma C.2) for the eight Gaussians, by quadrature over the plane."""
     axis = np.linspace(-1.2, 1.2, size)
     grid = np.stack(np.meshgrid(axis, axis), axis=2).reshape(-1, 2)
-    log_prior, value = eight_log_density(grid, 0.0), np.exp(known.q(grid))
+    log_prior, q = eight_log_density(grid, 0.0), known.q(grid)
+    value = np.exp(q - q.max())  # the largest taken out, so that no temperature overflows
     alpha, sigma = _alpha_sigma(t)
     out = np.empty(len(points))
     for i, point in enumerate(points):  # a point at a time: the grid of one is what fits a processor's cache
         log_weight = log_prior - 0.5 * ((point - alpha * grid) ** 2).sum(axis=1) / sigma**2
         weight = np.exp(log_weight - log_weight.max())
-        out[i] = np.log((weight * value).sum() / weight.sum())
+        # A floor of 1e-300: where only the worst values are near, exp(Q / beta) may underflow.
+        out[i] = q.max() + np.log(max((weight * value).sum() / weight.sum(), 1e-300))
     return out
 
 

@@ -15,9 +15,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.diffusion.schedule import alpha_sigma
 
-DETAIL = 0.2
-"""The finest structure that preconditioning amplifies, as a share of `action_scale`."""
-
 
 @dataclass(frozen=True)
 class EnergyConfig:
@@ -32,6 +29,7 @@ class EnergyConfig:
     time_features: int = 32  # Gaussian Fourier features of t: half sines, half cosines
     time_scale: float = 30.0  # standard deviation of the (fixed) Fourier frequencies
     action_scale: float | None = None  # deviation of clean actions, to precondition by; None: f is the bare network
+    detail: float = 0.2  # the finest structure that preconditioning amplifies, as a share of `action_scale`
 
     @property
     def width(self) -> int:
@@ -72,7 +70,7 @@ class Energy(eqx.Module):
     reads inputs and is asked for gradients of size one at every t, where a bare network must span two decades. With
     d = 0 these are the factors of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*
     (NeurIPS 2022, Table 1), integrated over the action. But densities stay finite as sigma falls, and an unbounded gain
-    makes energies noisy there: d = DETAIL s is the deviation below which g is left to its own slopes.
+    makes energies noisy there: d = `detail` s is the deviation below which g is left to its own slopes.
     """
 
     frequencies: Float[Array, " half"]
@@ -84,6 +82,7 @@ class Energy(eqx.Module):
     blocks: tuple[Block, ...]
     out: eqx.nn.Linear
     action_scale: float | None = eqx.field(static=True)
+    detail: float = eqx.field(static=True)
 
     def __init__(self, obs_dim: int, act_dim: int, config: EnergyConfig, *, key: PRNGKeyArray):
         keys = iter(jax.random.split(key, 7 + config.blocks))
@@ -95,6 +94,7 @@ class Energy(eqx.Module):
         self.join = eqx.nn.Linear(config.width, config.width, key=next(keys))
         self.out = eqx.nn.Linear(config.width, act_dim, key=next(keys))
         self.action_scale = config.action_scale
+        self.detail = config.detail
         hidden = config.expansion * config.width
         self.blocks = tuple(Block(config.width, hidden, config.dropout, key=next(keys)) for _ in range(config.blocks))
 
@@ -111,7 +111,7 @@ class Energy(eqx.Module):
             return self._network(action, obs, t, key)
         alpha, sigma = alpha_sigma(t)
         c = jax.lax.rsqrt(sigma**2 + (alpha * self.action_scale) ** 2)
-        gain = alpha * self.action_scale * jax.lax.rsqrt(sigma**2 + (DETAIL * self.action_scale) ** 2)
+        gain = alpha * self.action_scale * jax.lax.rsqrt(sigma**2 + (self.detail * self.action_scale) ** 2)
         return -0.5 * jnp.sum((c * action) ** 2) + gain * self._network(c * action, obs, t, key)
 
     def _network(

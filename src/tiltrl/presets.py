@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from tiltrl.diffusion.energy import EnergyConfig
 from tiltrl.errors import InputError
@@ -14,6 +14,7 @@ from tiltrl.stages.critics.advantage import AdvantageConfig
 from tiltrl.stages.critics.iql import IQLConfig
 
 PresetName = Literal["fast", "paper"]
+Config = TypeVar("Config", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,12 @@ class Preset:
         Raises:
             InputError: the budget is not in (0, 1].
         """
-        if not 0 < budget <= 1:
-            raise InputError(f"budget = {budget}; it is a share of the preset's training steps, above 0 and at most 1")
-
-        def steps(config: BehaviorConfig | IQLConfig | AdvantageConfig | AlignConfig) -> int:
-            return max(1, round(config.steps * budget))
-
+        check_budget(budget)
         return replace(
             self,
-            behavior=replace(self.behavior, steps=steps(self.behavior)),
-            critic=replace(self.critic, steps=steps(self.critic)),
-            align=replace(self.align, steps=steps(self.align)),
+            behavior=shortened(self.behavior, budget),
+            critic=shortened(self.critic, budget),
+            align=shortened(self.align, budget),
         )
 
 
@@ -99,6 +95,21 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def check_budget(budget: float) -> None:
+    """Refuse what is no share of the training steps.
+
+    Raises:
+        InputError: the budget is not in (0, 1].
+    """
+    if not 0 < budget <= 1:
+        raise InputError(f"budget = {budget}; it is a share of the training steps, above 0 and at most 1")
+
+
+def shortened(config: Config, budget: float) -> Config:
+    """A stage's configuration, any with a field `steps`, with that share of its steps; at least one."""
+    return replace(config, steps=max(1, round(config.steps * budget)))
 
 
 def check_betas(betas: tuple[float, ...]) -> None:

@@ -17,6 +17,7 @@ from tiltrl.bandit.model import draw
 from tiltrl.bandit.rivals import EBMConfig, VAEConfig, fit_ebm, fit_gaussian, fit_vae
 from tiltrl.files import write_json
 from tiltrl.policy import versions
+from tiltrl.presets import shortened
 from tiltrl.progress import Reporter
 
 Sampler = Callable[[int, PRNGKeyArray], Points]
@@ -34,19 +35,16 @@ def run_comparison(options: BanditOptions, reporter: Reporter) -> dict[str, list
     for name in options.dataset:
         bandit = Bandit(bandit_set(name), config, options.seed, folder, reporter)
         mu = bandit.mu()
-        points = bandit.known.sample(config.points, np.random.default_rng(options.seed)).astype(np.float32)
-        key = jax.random.key(options.seed)
+        points, key = bandit.points, jax.random.key(options.seed)
         reporter.say(f"{name}: fitting Gaussian, VAE and EBM")
-        steps = {"vae": VAEConfig().steps, "ebm": EBMConfig().steps}
-        vae = fit_vae(points, VAEConfig(steps=max(1, round(steps["vae"] * options.budget))), key)
-        ebms = fit_ebm(points, EBMConfig(steps=max(1, round(steps["ebm"] * options.budget))), key)
+        rivals = (
+            fit_gaussian(points),
+            fit_vae(points, shortened(VAEConfig(), options.budget), key),
+            *fit_ebm(points, shortened(EBMConfig(), options.budget), key),
+        )
         models: list[tuple[str, Sampler, int]] = [
-            (
-                f"BDM, {options.calls} calls",
-                lambda n, key, mu=mu: draw(mu, n, config.sampler, key),
-                options.calls,
-            ),
-            *((fitted.name, fitted.sample, fitted.calls) for fitted in (fit_gaussian(points), vae, *ebms)),
+            (f"BDM, {options.calls} calls", lambda n, key, mu=mu: draw(mu, n, config.sampler, key), options.calls),
+            *((fitted.name, fitted.sample, fitted.calls) for fitted in rivals),
         ]
         truth = bandit.known.sample(options.samples, np.random.default_rng(options.seed + 1))
         panels, rows = [("data", truth)], [_row("data", truth, bandit, 0, 0.0)]

@@ -20,10 +20,11 @@ from tiltrl.errors import InputError
 from tiltrl.files import write_json
 from tiltrl.losses import OBJECTIVES
 from tiltrl.policy import versions
-from tiltrl.presets import check_betas
+from tiltrl.presets import check_betas, check_budget, shortened
 from tiltrl.progress import Reporter
-from tiltrl.runs import RunFolder, Stage
+from tiltrl.runs import RunFolder
 from tiltrl.trained import trained
+from tiltrl.training.loop import Session
 
 ANALYTIC_TIMES = (0.05, 0.1, 0.3, 0.6, 1.0)
 """Diffusion times at which the eight Gaussians are compared with their exact density."""
@@ -77,16 +78,13 @@ class BanditOptions:
             raise InputError(f"seed = {self.seed}; it must lie in 0 to {2**31 - 1}")
         if not 100 <= self.samples <= 100_000:
             raise InputError(f"samples = {self.samples}; it must lie in 100 to 100000")
-        if not 0 < self.budget <= 1:
-            raise InputError(f"budget = {self.budget}; it is a share of the training steps, above 0 and at most 1")
+        check_budget(self.budget)
         config = BanditConfig(k=self.k)
         return replace(
             config,
             candidates=max(config.batch, round(config.candidates * self.budget)),
-            behavior=replace(config.behavior, steps=max(1, round(config.behavior.steps * self.budget))),
-            align=replace(
-                config.align, steps=max(1, round(config.align.steps * self.budget)), objective=self.objective
-            ),
+            behavior=shortened(config.behavior, self.budget),
+            align=replace(shortened(config.align, self.budget), objective=self.objective),
             sampler=replace(config.sampler, calls=self.calls),
         )
 
@@ -99,21 +97,25 @@ class Bandit:
         self.like = eqx.filter_eval_shape(Energy, 1, 2, config.behavior.network, key=jax.random.key(0))
         self._stage = folder.stage(f"{known.name}-mu", config=config.behavior, points=config.points, seed=seed)
 
+    @property
+    def points(self) -> Points:
+        """The logged actions."""
+        return self.known.sample(self.config.points, np.random.default_rng(self.seed)).astype(np.float32)
+
     def mu(self) -> Energy:
         """The behavior model."""
-        points = self.known.sample(self.config.points, np.random.default_rng(self.seed))
         return trained(
             self._stage,
             self.like,
             self.config.behavior.steps,
-            lambda session: fit_mu(points, self.config, self.seed, session),
+            lambda session: fit_mu(self.points, self.config, self.seed, session),
             self.reporter,
         )
 
     def pi(self, mu: Energy, betas: Sequence[float]) -> list[Energy]:
         """One aligned policy a temperature."""
         config = self.config
-        stage: Stage = self.folder.stage(
+        stage = self.folder.stage(
             f"{self.known.name}-pi",
             config=config.align,
             sampler=config.sampler,
@@ -122,7 +124,7 @@ class Bandit:
             mu=self._stage.key,
         )
 
-        def train(session: Any) -> list[Energy]:
+        def train(session: Session) -> list[Energy]:
             found = draw_candidates(mu, config, self.seed)
             return tilt(mu, found, self.known, betas, config, self.seed, session)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial import KDTree
+from scipy.special import log_softmax, logsumexp, softmax
 
 from tiltrl.bandit.datasets import EIGHT_DEVIATION, BanditSet, Points, Values, eight_centers
 from tiltrl.diffusion.schedule import alpha_sigma
@@ -72,17 +73,14 @@ def diffuse(points: Points, t: float, rng: np.random.Generator) -> Points:
 def eight_log_density(points: Points, t: float) -> Values:
     """Exact normalized log-density of the diffused eight Gaussians."""
     log_parts, variance = _eight_parts(points, t)
-    top = log_parts.max(axis=1, keepdims=True)
-    return top[:, 0] + np.log(np.exp(log_parts - top).mean(axis=1)) - np.log(2.0 * np.pi * variance)
+    return logsumexp(log_parts, axis=1) - np.log(8.0 * 2.0 * np.pi * variance)
 
 
 def eight_score(points: Points, t: float) -> Points:
     """Exact gradient of that."""
     log_parts, variance = _eight_parts(points, t)
-    weights = np.exp(log_parts - log_parts.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
     alpha, _ = _alpha_sigma(t)
-    return (weights @ (alpha * eight_centers()) - points) / variance
+    return (softmax(log_parts, axis=1) @ (alpha * eight_centers()) - points) / variance
 
 
 def eight_value(known: BanditSet, points: Points, t: float, size: int = 161) -> Values:
@@ -90,14 +88,11 @@ def eight_value(known: BanditSet, points: Points, t: float, size: int = 161) -> 
     axis = np.linspace(-1.2, 1.2, size)
     grid = np.stack(np.meshgrid(axis, axis), axis=2).reshape(-1, 2)
     log_prior, q = eight_log_density(grid, 0.0), known.q(grid)
-    value = np.exp(q - q.max())  # the largest taken out, so that no temperature overflows
     alpha, sigma = _alpha_sigma(t)
     out = np.empty(len(points))
     for i, point in enumerate(points):  # a point at a time: the grid of one is what fits a processor's cache
         log_weight = log_prior - 0.5 * ((point - alpha * grid) ** 2).sum(axis=1) / sigma**2
-        weight = np.exp(log_weight - log_weight.max())
-        # A floor of 1e-300: where only the worst values are near, exp(Q / beta) may underflow.
-        out[i] = q.max() + np.log(max((weight * value).sum() / weight.sum(), 1e-300))
+        out[i] = logsumexp(log_softmax(log_weight) + q)
     return out
 
 

@@ -73,7 +73,7 @@ FAST = Preset(
         learning_rate=3e-3,
         cosine=True,
         average=0.995,
-        stratified_times=True,
+        times="stratified",
     ),
     critic=AdvantageConfig(),
     sampler=SamplerConfig(),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tiltrl.diffusion.energy import Energy, EnergyConfig, data_prediction, noise_prediction
-from tiltrl.diffusion.schedule import alpha_sigma, diffuse
+from tiltrl.diffusion.schedule import alpha_sigma, diffuse, log_snr
 
 OBS, ACT = 3, 2
 SMALL = EnergyConfig(action_width=8, time_width=4, obs_width=4, blocks=2, expansion=2, dropout=0.5, time_scale=5.0)
@@ -61,6 +61,25 @@ def test_time_enters_as_sines_then_cosines_of_fixed_frequencies(energy: Energy) 
     np.testing.assert_allclose(energy(ACTION, STATE, T), jnp.sum(energy.out(jax.nn.silu(h))), rtol=1e-4)
     gradient = jax.grad(lambda network: network(ACTION, STATE, T))(energy)
     assert not gradient.frequencies.any() and gradient.embed_time.weight.any()
+
+
+def test_actions_and_noise_levels_may_enter_as_fourier_features_too(energy: Energy) -> None:
+    config = replace(SMALL, action_features=6, time_input="log_snr")
+    rich = jax.jit(lambda key: Energy(OBS, ACT, config, key=key))(jax.random.key(1))
+    assert rich.action_frequencies is not None and rich.action_frequencies.shape == (3, ACT)
+    np.testing.assert_array_equal(rich.frequencies, energy.frequencies)  # of the same key, whatever is added
+
+    def features(cycles: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.sin(2 * np.pi * cycles), np.cos(2 * np.pi * cycles)])
+
+    action = np.concatenate([ACTION, features(np.asarray(rich.action_frequencies) @ np.asarray(ACTION))])
+    time = rich.time_out(jax.nn.silu(rich.embed_time(features(np.asarray(rich.frequencies) * float(log_snr(T)) / 4))))
+    h = rich.join(jnp.concatenate([rich.embed_action(jnp.asarray(action)), time, rich.embed_obs(STATE)]))
+    for block in rich.blocks:
+        h = block(h)
+    np.testing.assert_allclose(rich(ACTION, STATE, T), jnp.sum(rich.out(jax.nn.silu(h))), rtol=1e-4)
+    gradient = jax.grad(lambda network: network(ACTION, STATE, T))(rich)
+    assert not gradient.action_frequencies.any() and gradient.embed_action.weight.all()
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.05, 0.4, 1.0])

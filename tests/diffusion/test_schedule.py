@@ -16,6 +16,7 @@ from tiltrl.diffusion.schedule import (
     log_alpha,
     log_snr,
     log_snr_times,
+    random_times,
     time_at_log_snr,
     uniform_times,
 )
@@ -26,6 +27,26 @@ TIMES = jnp.linspace(T_MIN, 1.0, 101)
 def test_log_alpha_by_hand() -> None:
     # -(20 - 0.1) t^2 / 4 - 0.1 t / 2
     np.testing.assert_allclose(log_alpha(jnp.array([0.0, 0.5, 1.0])), [0.0, -1.26875, -5.025], rtol=1e-6)
+
+
+def test_stratified_times_are_uniform_with_one_in_each_interval() -> None:
+    times = random_times(jax.random.key(0), 50, "stratified")
+    np.testing.assert_array_equal(np.floor((times - T_MIN) / (1.0 - T_MIN) * 50), np.arange(50))
+    loose = random_times(jax.random.key(0), 4000, "uniform")
+    assert T_MIN <= float(loose.min()) and float(loose.max()) <= 1.0
+    np.testing.assert_allclose(loose.mean(), 0.5, atol=0.03)
+    assert len(np.unique(np.floor(loose[:50] * 50))) < 45  # independent: some intervals are hit twice
+
+
+def test_mixed_times_are_spread_over_t_and_over_the_noise_levels() -> None:
+    times = random_times(jax.random.key(0), 1000, "mixed")
+    assert T_MIN <= float(times.min()) and float(times.max()) <= 1.0
+    by_time, by_noise = times[::2], log_snr(times[1::2])
+    np.testing.assert_allclose(np.quantile(by_time, [0.25, 0.75]), [0.25, 0.75], atol=0.01)
+    low, high = log_snr(jnp.array([1.0, T_MIN]))
+    np.testing.assert_allclose(
+        np.quantile(by_noise, [0.25, 0.75]), [low + (high - low) / 4, low + 3 * (high - low) / 4], atol=0.05
+    )
 
 
 def test_variance_is_preserved() -> None:

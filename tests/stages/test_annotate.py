@@ -31,7 +31,7 @@ VALUES = np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0], [2.0, 2.5, 2.0]], np.float3
 class Gaussian(eqx.Module):
     """The exact energy of actions from N(obs[0] / 10, 0.1^2), in the place of a network."""
 
-    embed_action: eqx.nn.Linear  # tells the sampler the size of an action
+    act_dim: int = eqx.field(static=True)  # tells the sampler the size of an action
 
     def __call__(self, action: jax.Array, obs: jax.Array, t: jax.Array, *, key: None = None) -> jax.Array:
         alpha, sigma = alpha_sigma(t)
@@ -40,7 +40,7 @@ class Gaussian(eqx.Module):
 
 @pytest.fixture(scope="module")
 def energy() -> Gaussian:
-    return Gaussian(eqx.nn.Linear(ACT, 1, key=jax.random.key(0)))
+    return Gaussian(ACT)
 
 
 def test_candidates_are_different_actions_of_their_own_state(energy: Gaussian) -> None:

@@ -34,21 +34,23 @@ class BanditConfig:
     behavior: BehaviorConfig = field(
         default_factory=lambda: BehaviorConfig(
             network=EnergyConfig(
-                action_width=96,
-                time_width=32,
+                action_width=56,
+                time_width=20,
                 obs_width=4,
                 blocks=2,
                 expansion=2,
                 dropout=0.0,
                 time_scale=1.0,
+                time_input="log_snr",
+                action_features=64,
                 action_scale=0.5,
             ),
-            steps=4_000,
-            batch=512,
-            learning_rate=3e-3,
+            steps=12_000,
+            batch=128,
+            learning_rate=2e-3,
             cosine=True,
             average=0.999,
-            stratified_times=True,
+            times="mixed",
         )
     )
     align: AlignConfig = field(

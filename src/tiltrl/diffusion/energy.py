@@ -7,13 +7,14 @@ optimum `f = log mu_t(a_t | s, t) + C(s, t)` (Eq. 11): one forward pass is a log
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tiltrl.diffusion.schedule import alpha_sigma
+from tiltrl.diffusion.schedule import alpha_sigma, log_snr
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class EnergyConfig:
     dropout: float = 0.1  # on each block's input, while training the behavior only
     time_features: int = 32  # Gaussian Fourier features of t: half sines, half cosines
     time_scale: float = 30.0  # standard deviation of the (fixed) Fourier frequencies
+    time_input: Literal["t", "log_snr"] = "t"  # what those features are of; log_snr: a quarter of lambda_t
+    action_features: int = 0  # Fourier features of the action, half sines, half cosines, beside the action itself
+    action_feature_scale: float = 0.5  # standard deviation of their (fixed) frequencies
     action_scale: float | None = None  # deviation of clean actions, to precondition by; None: f is the bare network
     detail: float = 0.2  # the finest structure that preconditioning amplifies, as a share of `action_scale`
 
@@ -71,9 +75,13 @@ class Energy(eqx.Module):
     d = 0 these are the factors of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*
     (NeurIPS 2022, Table 1), integrated over the action. But densities stay finite as sigma falls, and an unbounded gain
     makes energies noisy there: d = `detail` s is the deviation below which g is left to its own slopes.
+
+    Networks learn coarse structure long before fine. Where actions are few and the data has detail, Fourier features of
+    the action (Tancik et al., NeurIPS 2020) bring it within reach.
     """
 
     frequencies: Float[Array, " half"]
+    action_frequencies: Float[Array, "half act"] | None
     embed_time: eqx.nn.Linear
     time_out: eqx.nn.Linear
     embed_action: eqx.nn.Linear
@@ -83,20 +91,31 @@ class Energy(eqx.Module):
     out: eqx.nn.Linear
     action_scale: float | None = eqx.field(static=True)
     detail: float = eqx.field(static=True)
+    time_input: Literal["t", "log_snr"] = eqx.field(static=True)
 
     def __init__(self, obs_dim: int, act_dim: int, config: EnergyConfig, *, key: PRNGKeyArray):
-        keys = iter(jax.random.split(key, 7 + config.blocks))
+        keys = iter(jax.random.split(key, 8 + config.blocks))
         self.frequencies = config.time_scale * jax.random.normal(next(keys), (config.time_features // 2,))
         self.embed_time = eqx.nn.Linear(config.time_features, config.time_width, key=next(keys))
         self.time_out = eqx.nn.Linear(config.time_width, config.time_width, key=next(keys))
-        self.embed_action = eqx.nn.Linear(act_dim, config.action_width, key=next(keys))
+        self.embed_action = eqx.nn.Linear(act_dim + config.action_features, config.action_width, key=next(keys))
         self.embed_obs = eqx.nn.Linear(obs_dim, config.obs_width, key=next(keys))
         self.join = eqx.nn.Linear(config.width, config.width, key=next(keys))
         self.out = eqx.nn.Linear(config.width, act_dim, key=next(keys))
         self.action_scale = config.action_scale
         self.detail = config.detail
+        self.time_input = config.time_input
         hidden = config.expansion * config.width
         self.blocks = tuple(Block(config.width, hidden, config.dropout, key=next(keys)) for _ in range(config.blocks))
+        self.action_frequencies = None
+        if config.action_features:
+            half = config.action_features // 2
+            self.action_frequencies = config.action_feature_scale * jax.random.normal(next(keys), (half, act_dim))
+
+    @property
+    def act_dim(self) -> int:
+        """Number of action dimensions."""
+        return self.out.weight.shape[0]
 
     def __call__(
         self,
@@ -117,14 +136,21 @@ class Energy(eqx.Module):
     def _network(
         self, action: Float[Array, " act"], obs: Float[Array, " obs"], t: Float[Array, ""], key: PRNGKeyArray | None
     ) -> Float[Array, ""]:
-        angles = 2.0 * jnp.pi * t * jax.lax.stop_gradient(self.frequencies)
-        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
-        time = self.time_out(jax.nn.silu(self.embed_time(features)))
+        moment = t if self.time_input == "t" else log_snr(t) / 4.0
+        time = self.time_out(jax.nn.silu(self.embed_time(_fourier(moment * jax.lax.stop_gradient(self.frequencies)))))
+        if self.action_frequencies is not None:
+            action = jnp.concatenate([action, _fourier(jax.lax.stop_gradient(self.action_frequencies) @ action)])
         h = self.join(jnp.concatenate([self.embed_action(action), time, self.embed_obs(obs)]))
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             h = block(h, key=block_key)
         return jnp.sum(self.out(jax.nn.silu(h)))
+
+
+def _fourier(cycles: Float[Array, " half"]) -> Float[Array, " twice_half"]:
+    """Sines, then cosines."""
+    angles = 2.0 * jnp.pi * cycles
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
 def noise_prediction(

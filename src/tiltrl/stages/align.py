@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
-from tiltrl.diffusion.schedule import T_MIN, diffuse
+from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
 from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
 
 
@@ -23,6 +23,7 @@ class AlignConfig:
     learning_rate: float = 5e-5
     cosine: bool = False
     average: float = 0.0  # decay of the weights' running average; 0: none
+    times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
     objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15)
 
 
@@ -96,7 +97,7 @@ def train_policy(
         index_key, time_key, noise_key = jax.random.split(key, 3)
         index = jax.random.randint(index_key, (config.batch,), 0, obs.shape[0])
         # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
-        t = jax.random.uniform(time_key, (config.batch,), minval=T_MIN, maxval=1.0)
+        t = random_times(time_key, config.batch, config.times)
         chosen = candidates[index]
         noisy = diffuse(
             chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2])

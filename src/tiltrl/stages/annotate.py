@@ -53,7 +53,7 @@ def sample_actions(
     def denoise(action: Float[Array, "batch act"], t: Float[Array, ""]) -> Float[Array, "batch act"]:
         return jax.vmap(lambda a, o: data_prediction(energy, a, o, t))(action, obs)
 
-    noise = jax.random.normal(key, (obs.shape[0], energy.embed_action.weight.shape[1]))
+    noise = jax.random.normal(key, (obs.shape[0], energy.act_dim))
     return sample(denoise, noise, calls=config.calls, solver=config.solver, grid=config.grid)
 
 
@@ -80,7 +80,7 @@ def sample_candidates(
     if k < 2:
         raise InputError(f"k = {k}; at least 2 candidates a state are needed to compare")
 
-    out = np.empty((len(obs), k, energy.embed_action.weight.shape[1]), np.float32)
+    out = np.empty((len(obs), k, energy.act_dim), np.float32)
     # The last batch wraps around, so that every call has one shape and compiles once.
     for start in range(0, len(obs), batch):
         index = np.arange(start, start + batch) % len(obs)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
-from tiltrl.diffusion.schedule import T_MIN, diffuse
+from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
 from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
 
 
@@ -24,7 +24,7 @@ class BehaviorConfig:
     learning_rate: float = 3e-4
     cosine: bool = False  # decay the learning rate to zero; the paper keeps it constant
     average: float = 0.0  # decay of the weights' running average; 0: none, as in the paper
-    stratified_times: bool = False  # spread a batch's times evenly over [T_MIN, 1]: same law, less variance
+    times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
 
 
 def denoising_loss(
@@ -33,14 +33,13 @@ def denoising_loss(
     action: Float[Array, "batch act"],
     key: PRNGKeyArray,
     *,
-    stratified: bool,
+    times: TimeLaw,
     dropout: bool,
 ) -> Float[Array, ""]:
     """Mean denoising loss (Eq. 10) of a batch at random times; inputs normalized."""
     batch = action.shape[0]
     time_key, noise_key, dropout_key = jax.random.split(key, 3)
-    u = jax.random.uniform(time_key, (batch,))
-    t = T_MIN + (1.0 - T_MIN) * ((u + jnp.arange(batch)) / batch if stratified else u)
+    t = random_times(time_key, batch, times)
     noise = jax.random.normal(noise_key, action.shape)
 
     def one(noisy: Array, obs: Array, t: Array, noise: Array, key: PRNGKeyArray) -> Array:
@@ -73,7 +72,7 @@ def train_behavior(
             data[0][index],
             data[1][index],
             loss_key,
-            stratified=config.stratified_times,
+            times=config.times,
             dropout=config.network.dropout > 0,
         )
         return gradient_step(learner, gradient, optimizer, config.average), {"denoising_loss": loss}

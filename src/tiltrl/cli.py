@@ -143,13 +143,19 @@ def bandit(options: Annotated[BanditOptions, tyro.conf.arg(name="")]) -> None:
     with LiveProgress(console) as progress:
         results = run_bandits(options, progress)
     table = Table(box=None, pad_edge=False)
-    for heading in ("data set", "pi to the true tilt", "perfect sample", "mu to the true tilt", "Q corr.", "slope"):
+    headings = "data set", "pi to the true tilt", "perfect sample", "mu to the true tilt", "pi off the data", "Q corr."
+    for heading in (*headings, "slope"):
         table.add_column(heading, justify="left" if heading == "data set" else "right")
     for name, found in results.items():
-        keys = ("distance_pi", "distance_floor", "distance_mu", "q_correlation", "q_slope")
-        table.add_row(name, *(f"{found[key]:.3f}" for key in keys))
+        distances = (f"{found[f'distance_{key}']:.3f}" for key in ("pi", "floor", "mu"))
+        agreement = (f"{found[f'q_{key}']:.3f}" for key in ("correlation", "slope"))
+        table.add_row(name, *distances, f"{found['off_data_pi']:.1%}", *agreement)
     console.print(table)
-    console.print("distances: sliced Wasserstein-1, in units of half the box", style="dim")
+    console.print(
+        "distances: sliced Wasserstein-1, in units of half the box; off the data: pi's samples further from data than "
+        "999 of 1000 points of data are",
+        style="dim",
+    )
     console.print(f"\npictures {options.out / 'bandits.png'} and one a set\nnumbers  {options.out / 'results.json'}")
 
 

@@ -34,7 +34,7 @@ def test_the_true_tilt_has_the_weights_of_boltzmann() -> None:
 
 def test_the_floor_is_far_below_the_distance_of_mu() -> None:
     floor = measure.floor_of_tilt(EIGHT, 1.0, 1000, rng())
-    assert floor < 0.25 * measure.distance_to_tilt(EIGHT, 1.0, EIGHT.sample(1000, rng(1)), rng())
+    assert floor < 0.25 * measure.distance_to_tilt(EIGHT, 1.0, EIGHT.sample(1000, rng(1))[None], rng())
 
 
 def test_linear_agreement() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tiltrl.diffusion.energy import Energy, EnergyConfig, data_prediction, noise_prediction
 from tiltrl.diffusion.schedule import alpha_sigma, diffuse, log_snr
+from tiltrl.errors import InputError
 
 OBS, ACT = 3, 2
 SMALL = EnergyConfig(action_width=8, time_width=4, obs_width=4, blocks=2, expansion=2, dropout=0.5, time_scale=5.0)
@@ -42,6 +43,11 @@ def test_noise_prediction_is_minus_sigma_times_the_gradient() -> None:
 def test_data_prediction_undoes_the_noise_it_predicts(energy: Energy) -> None:
     clean = data_prediction(energy, ACTION, STATE, T)
     np.testing.assert_allclose(diffuse(clean, noise_prediction(energy, ACTION, STATE, T), T), ACTION, atol=1e-5)
+
+
+def test_features_come_in_pairs() -> None:
+    with pytest.raises(InputError, match="action_features = 7; half are sines"):
+        replace(SMALL, action_features=7)
 
 
 def test_dropout_acts_only_with_a_key(energy: Energy) -> None:

@@ -26,7 +26,9 @@ from tiltrl.runs import RunFolder
 from tiltrl.trained import trained
 from tiltrl.training.loop import Session
 
-ANALYTIC_TIMES = (0.05, 0.1, 0.3, 0.6, 1.0)
+REPEATS = 4
+"""Samples of a model whose distances to the truth are averaged."""
+ANALYTIC_TIMES = (T_MIN, 0.05, 0.1, 0.3, 0.6, 1.0)
 """Diffusion times at which the eight Gaussians are compared with their exact density."""
 
 
@@ -57,7 +59,8 @@ class BanditOptions:
     budget: float = 1.0
     """Share of the training steps and candidates to take: 0.01 is a quick look whether everything works."""
     out: Path = Path("runs/bandit")
-    """Folder of the pictures, numbers and networks. The same command on the same folder continues or reuses."""
+    """Folder of the pictures, numbers and networks. The same command on the same folder continues or reuses; pictures
+    and numbers are those of the last command."""
 
     def check(self) -> BanditConfig:
         """The configuration that follows.
@@ -119,7 +122,7 @@ class Bandit:
             f"{self.known.name}-pi",
             config=config.align,
             sampler=config.sampler,
-            candidates=(config.candidates, config.k, config.batch),
+            candidates=(config.candidates, config.k, config.regroupings, config.batch),
             betas=tuple(betas),
             mu=self._stage.key,
         )
@@ -134,7 +137,11 @@ class Bandit:
         """Every number that the truth allows."""
         known, sampler, rng = self.known, self.config.sampler, np.random.default_rng(self.seed + 1)
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
-        of_mu, of_pi = (draw(energy, n, sampler, jax.random.fold_in(key, i)) for i, energy in enumerate((mu, pi)))
+        # Several samples of each: the distance of one alone is a matter of luck.
+        of_mu, of_pi = (
+            np.stack([draw(energy, n, sampler, jax.random.fold_in(key, REPEATS * i + j)) for j in range(REPEATS)])
+            for i, energy in enumerate((mu, pi))
+        )
         points = known.sample(4000, rng).astype(np.float32)
         correlation, slope = measure.linear_agreement(implied(mu, pi, beta, points, T_MIN), known.q(points))
         found: dict[str, Any] = {
@@ -142,6 +149,8 @@ class Bandit:
             "distance_pi": measure.distance_to_tilt(known, beta, of_pi, rng),
             "distance_mu": measure.distance_to_tilt(known, beta, of_mu, rng),
             "distance_floor": measure.floor_of_tilt(known, beta, n, rng),
+            # What distances cannot see: whether thin structure is resolved or smeared.
+            "off_data_pi": measure.share_off_data(of_pi.reshape(-1, 2), known.sample(100_000, rng)),
             "q_correlation": correlation,
             "q_slope": slope,
         }
@@ -157,15 +166,15 @@ class Bandit:
         away = scores(mu, noisy, t) - measure.eight_score(noisy, t)
         some = noisy[:400]  # quadrature is slow
         tempered = replace(self.known, q=lambda a: self.known.q(a) / beta)
-        correlation, slope = measure.linear_agreement(
-            implied(mu, pi, beta, some, t), beta * measure.eight_value(tempered, some, t)
-        )
+        value = beta * measure.eight_value(tempered, some, t)
+        correlation, slope = measure.linear_agreement(implied(mu, pi, beta, some, t), value)
         return {
             "t": t,
             "energy_error": measure.offset_error(energies(mu, noisy, t), measure.eight_log_density(noisy, t)),
             "score_error": float(np.sqrt(np.mean(np.sum(away**2, axis=1)))),
             "value_correlation": correlation,
             "value_slope": slope,
+            "value_spread": float(value.std()),
         }
 
     def maps(self, mu: Energy, pi: Energy, beta: float, times: Sequence[float], n: int) -> figure.Maps:

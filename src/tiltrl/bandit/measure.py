@@ -36,18 +36,15 @@ def true_tilt(known: BanditSet, beta: float, n: int, rng: np.random.Generator, p
 
 
 def distance_to_tilt(
-    known: BanditSet, beta: float, samples: Points, rng: np.random.Generator, repeats: int = 8
+    known: BanditSet, beta: float, samples: Float[np.ndarray, "repeats n 2"], rng: np.random.Generator
 ) -> float:
-    """Sliced Wasserstein distance between a sample and finite samples of the true tilt, as large, on average."""
-    truths = (true_tilt(known, beta, len(samples), rng) for _ in range(repeats))
-    return float(np.mean([sliced_wasserstein(samples, truth) for truth in truths]))
+    """Mean sliced Wasserstein distance between samples of size n and equally large samples of the true tilt."""
+    return float(np.mean([sliced_wasserstein(some, true_tilt(known, beta, len(some), rng)) for some in samples]))
 
 
 def floor_of_tilt(known: BanditSet, beta: float, n: int, rng: np.random.Generator, repeats: int = 8) -> float:
     """The same between two samples of the truth: what a perfect model of the tilt would reach."""
-    return float(
-        np.mean([distance_to_tilt(known, beta, true_tilt(known, beta, n, rng), rng, 1) for _ in range(repeats)])
-    )
+    return distance_to_tilt(known, beta, np.stack([true_tilt(known, beta, n, rng) for _ in range(repeats)]), rng)
 
 
 def linear_agreement(implied: Values, true: Values) -> tuple[float, float]:

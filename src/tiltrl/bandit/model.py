@@ -29,7 +29,8 @@ class BanditConfig:
 
     points: int = 100_000  # logged actions
     k: int = 64  # candidates compared at once; the paper's theory wants many
-    candidates: int = 131_072  # in all
+    candidates: int = 32_768  # drawn from mu
+    regroupings: int = 8  # times that they are shuffled into new groups of K: all are of one state
     batch: int = 1024  # candidates an alignment step
     behavior: BehaviorConfig = field(
         default_factory=lambda: BehaviorConfig(
@@ -54,7 +55,9 @@ class BanditConfig:
         )
     )
     align: AlignConfig = field(
-        default_factory=lambda: AlignConfig(steps=1_500, batch=0, learning_rate=1e-3, cosine=True, average=0.99)
+        default_factory=lambda: AlignConfig(
+            steps=2_500, batch=0, learning_rate=3e-3, cosine=True, average=0.998, times="mixed"
+        )
     )
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(calls=25, solver="2m", grid="log_snr"))
 
@@ -78,11 +81,14 @@ def fit_mu(points: Points, config: BanditConfig, seed: int, session: Session | N
 
 
 def draw_candidates(mu: Energy, config: BanditConfig, seed: int) -> Float[np.ndarray, "groups k 2"]:
-    """Candidates of mu, in groups of K."""
-    obs = np.zeros((config.candidates // config.k, 1), np.float32)
-    batch = max(1, 8192 // config.k)
+    """Candidates of mu, in groups of K; each is in as many groups as there are regroupings."""
+    groups = config.candidates // config.k
     key = stage_key(seed, "candidates")
-    return sample_candidates(mu, obs, config.k, config.sampler, key, batch=min(batch, len(obs)))
+    batch = min(max(1, 8192 // config.k), groups)
+    drawn = sample_candidates(mu, np.zeros((groups, 1), np.float32), config.k, config.sampler, key, batch=batch)
+    rng = np.random.default_rng(seed)
+    shuffled = [rng.permutation(drawn.reshape(-1, 2)) for _ in range(config.regroupings)]
+    return np.concatenate(shuffled).reshape(-1, config.k, 2)
 
 
 def tilt(

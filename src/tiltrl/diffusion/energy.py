@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.diffusion.schedule import alpha_sigma, log_snr
+from tiltrl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,19 @@ class EnergyConfig:
     time_scale: float = 30.0  # standard deviation of the (fixed) Fourier frequencies
     time_input: Literal["t", "log_snr"] = "t"  # what those features are of; log_snr: a quarter of lambda_t
     action_features: int = 0  # Fourier features of the action, half sines, half cosines, beside the action itself
-    action_feature_scale: float = 0.5  # standard deviation of their (fixed) frequencies
+    action_feature_scale: float = 0.5  # deviation of their (fixed) frequencies, per unit of the input
     action_scale: float | None = None  # deviation of clean actions, to precondition by; None: f is the bare network
     detail: float = 0.2  # the finest structure that preconditioning amplifies, as a share of `action_scale`
+
+    def __post_init__(self) -> None:
+        """Refuse features that are not pairs of a sine and a cosine.
+
+        Raises:
+            InputError: their number is odd or negative.
+        """
+        for name in ("time_features", "action_features"):
+            if getattr(self, name) < 0 or getattr(self, name) % 2:
+                raise InputError(f"{name} = {getattr(self, name)}; half are sines, half cosines: give an even number")
 
     @property
     def width(self) -> int:

@@ -59,9 +59,11 @@ def random_times(key: PRNGKeyArray, n: int, law: TimeLaw) -> Float[Array, " n"]:
     """Times of a training batch.
 
     `uniform` is the paper's: independent and uniform in t. `stratified` is the same law with less variance: one time in
-    each of n equal intervals. `mixed` is stratified in t for every other example and in `lambda_t` for those between:
-    uniform times leave 3 % of the examples to the noise levels (sigma < 0.07) that decide all detail finer than that.
+    each of n equal intervals. `mixed` takes every other interval in `lambda_t` instead, the odd or the even ones as it
+    falls: uniform times leave 2 % of the examples to the noise levels (sigma < 0.07) that decide all detail finer
+    than that.
     """
+    key, parity_key = jax.random.split(key)
     u = jax.random.uniform(key, (n,))
     if law == "uniform":
         return T_MIN + (1.0 - T_MIN) * u
@@ -72,7 +74,8 @@ def random_times(key: PRNGKeyArray, n: int, law: TimeLaw) -> Float[Array, " n"]:
     ends = log_snr(jnp.array([T_MIN, 1.0]))
     # Rounding must not leave [T_MIN, 1].
     spread = jnp.clip(time_at_log_snr(ends[0] + (ends[1] - ends[0]) * share), T_MIN, 1.0)
-    return jnp.where(jnp.arange(n) % 2 == 0, times, spread)
+    parity = jax.random.randint(parity_key, (), 0, 2)
+    return jnp.where(jnp.arange(n) % 2 == parity, times, spread)
 
 
 def uniform_times(calls: int) -> Float[Array, "calls+1"]:

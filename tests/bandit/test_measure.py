@@ -37,6 +37,12 @@ def test_the_floor_is_far_below_the_distance_of_mu() -> None:
     assert floor < 0.25 * measure.distance_to_tilt(EIGHT, 1.0, EIGHT.sample(1000, rng(1))[None], rng())
 
 
+def test_points_off_the_data() -> None:
+    data = EIGHT.sample(20_000, rng())
+    assert measure.share_off_data(EIGHT.sample(20_000, rng(1)), data) == pytest.approx(0.001, abs=0.001)
+    assert measure.share_off_data(data[:100] + 5.0, data) == 1.0
+
+
 def test_linear_agreement() -> None:
     q = rng().normal(size=2000)
     noise = rng(1).normal(size=2000)

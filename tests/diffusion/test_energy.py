@@ -46,8 +46,8 @@ def test_data_prediction_undoes_the_noise_it_predicts(energy: Energy) -> None:
 
 
 def test_features_come_in_pairs() -> None:
-    with pytest.raises(InputError, match="action_features = 7; half are sines"):
-        replace(SMALL, action_features=7)
+    with pytest.raises(InputError, match="time_features = 7; half are sines"):
+        replace(SMALL, time_features=7)
 
 
 def test_dropout_acts_only_with_a_key(energy: Energy) -> None:
@@ -69,23 +69,12 @@ def test_time_enters_as_sines_then_cosines_of_fixed_frequencies(energy: Energy) 
     assert not gradient.frequencies.any() and gradient.embed_time.weight.any()
 
 
-def test_actions_and_noise_levels_may_enter_as_fourier_features_too(energy: Energy) -> None:
-    config = replace(SMALL, action_features=6, time_input="log_snr")
-    rich = jax.jit(lambda key: Energy(OBS, ACT, config, key=key))(jax.random.key(1))
-    assert rich.action_frequencies is not None and rich.action_frequencies.shape == (3, ACT)
-    np.testing.assert_array_equal(rich.frequencies, energy.frequencies)  # of the same key, whatever is added
-
-    def features(cycles: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.sin(2 * np.pi * cycles), np.cos(2 * np.pi * cycles)])
-
-    action = np.concatenate([ACTION, features(np.asarray(rich.action_frequencies) @ np.asarray(ACTION))])
-    time = rich.time_out(jax.nn.silu(rich.embed_time(features(np.asarray(rich.frequencies) * float(log_snr(T)) / 4))))
-    h = rich.join(jnp.concatenate([rich.embed_action(jnp.asarray(action)), time, rich.embed_obs(STATE)]))
-    for block in rich.blocks:
-        h = block(h)
-    np.testing.assert_allclose(rich(ACTION, STATE, T), jnp.sum(rich.out(jax.nn.silu(h))), rtol=1e-4)
-    gradient = jax.grad(lambda network: network(ACTION, STATE, T))(rich)
-    assert not gradient.action_frequencies.any() and gradient.embed_action.weight.all()
+def test_the_noise_level_may_enter_as_log_snr(energy: Energy) -> None:
+    other = jax.jit(lambda key: Energy(OBS, ACT, replace(SMALL, time_input="log_snr"), key=key))(jax.random.key(1))
+    quarter = log_snr(T) / 4
+    # The same weights: what one makes of a quarter of lambda_t, the other makes of that number as a time.
+    np.testing.assert_allclose(other(ACTION, STATE, T), energy(ACTION, STATE, quarter), rtol=1e-4)
+    assert abs(float(other(ACTION, STATE, T) - energy(ACTION, STATE, T))) > 1e-3
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.05, 0.4, 1.0])

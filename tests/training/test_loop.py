@@ -108,3 +108,6 @@ def test_rates() -> None:
     np.testing.assert_allclose(step_sizes(8, cosine=False), 0.1, rtol=1e-4)
     half_wave = 0.05 * (1 + np.cos(np.pi * np.arange(9) / 8))
     np.testing.assert_allclose(step_sizes(8, cosine=True), half_wave, rtol=1e-3, atol=1e-6)
+    # A fifth of ten steps to rise, the other eight as above.
+    np.testing.assert_allclose(step_sizes(10, cosine=True, warmup=0.2), [0.0, 0.05, *half_wave], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(step_sizes(4, cosine=False, warmup=0.5)[:4], [0.0, 0.05, 0.1, 0.1], rtol=1e-3, atol=1e-6)

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from tiltrl.bandit import figure, measure
 from tiltrl.bandit.datasets import Points, bandit_set
-from tiltrl.bandit.experiment import Bandit, BanditOptions, open_folder
+from tiltrl.bandit.experiment import REPEATS, Bandit, BanditOptions, open_folder
 from tiltrl.bandit.model import draw
 from tiltrl.bandit.rivals import EBMConfig, VAEConfig, fit_ebm, fit_gaussian, fit_vae
 from tiltrl.files import write_json
@@ -46,33 +46,35 @@ def run_comparison(options: BanditOptions, reporter: Reporter) -> dict[str, list
             (f"BDM, {options.calls} calls", lambda n, key, mu=mu: draw(mu, n, config.sampler, key), options.calls),
             *((fitted.name, fitted.sample, fitted.calls) for fitted in rivals),
         ]
-        truth = bandit.known.sample(options.samples, np.random.default_rng(options.seed + 1))
-        panels, rows = [("data", truth)], [_row("data", truth, bandit, 0, 0.0)]
+        rng = np.random.default_rng(options.seed + 1)
+        truth = np.stack([bandit.known.sample(options.samples, rng) for _ in range(REPEATS)])
+        panels, rows = [("data", truth[0])], [_row("data", truth, bandit, 0, 0.0)]
         for title, sample, calls in models:
             reporter.say(f"{name}: sampling {title}")
             sample(options.samples, key)  # compiles
             began = time.perf_counter()
-            found = np.asarray(sample(options.samples, jax.random.fold_in(key, 1)))
-            rows.append(_row(title, found, bandit, calls, time.perf_counter() - began))
-            panels.append((title, found))
+            found = np.stack([sample(options.samples, jax.random.fold_in(key, 1 + i)) for i in range(REPEATS)])
+            rows.append(_row(title, found, bandit, calls, (time.perf_counter() - began) / REPEATS))
+            panels.append((title, found[0]))
         results[name] = rows
         figure.draw_samples(panels, options.out / f"{name}-comparison.png")
     write_json(options.out / "comparison.json", {"options": options, "versions": versions(), "sets": results})
     return results
 
 
-def _row(title: str, samples: Points, bandit: Bandit, calls: int, seconds: float) -> dict[str, Any]:
-    """Two views of a sample's quality: all of its mass, and how near each of its points is to data.
+def _row(
+    title: str, samples: Float[np.ndarray, "repeats n 2"], bandit: Bandit, calls: int, seconds: float
+) -> dict[str, Any]:
+    """Two views of the samples' quality: all of its mass, and how near each of its points is to data.
 
     The sliced Wasserstein distance asks whether every part has its share; the other number what share of the samples
     lies where there is no data. A model may be good at either alone.
     """
     rng = np.random.default_rng(bandit.seed + 2)
-    truths = [bandit.known.sample(len(samples), rng) for _ in range(8)]
     return {
         "model": title,
-        "distance": float(np.mean([measure.sliced_wasserstein(samples, truth) for truth in truths])),
-        "off_data": measure.share_off_data(samples, bandit.known.sample(100_000, rng)),
+        "distance": measure.mean_distance(samples, lambda n: bandit.known.sample(n, rng)),
+        "off_data": measure.share_off_data(samples.reshape(-1, 2), bandit.known.sample(100_000, rng)),
         "network_calls": calls,
         "seconds": seconds,
     }

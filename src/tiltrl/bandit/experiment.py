@@ -137,7 +137,6 @@ class Bandit:
         """Every number that the truth allows."""
         known, sampler, rng = self.known, self.config.sampler, np.random.default_rng(self.seed + 1)
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
-        # Several samples of each: the distance of one alone is a matter of luck.
         of_mu, of_pi = (
             np.stack([draw(energy, n, sampler, jax.random.fold_in(key, REPEATS * i + j)) for j in range(REPEATS)])
             for i, energy in enumerate((mu, pi))

@@ -53,8 +53,8 @@ def draw(maps: Maps, path: str | os.PathLike[str]) -> None:
     axes[2, 0].axis("off")
     for column, t in enumerate(maps.times, 1):
         i = column - 1
-        _density(axes[0, column], maps.mu[i], f"mu, t = {t:g}")
-        _density(axes[1, column], maps.pi[i], f"pi, t = {t:g}")
+        _density(axes[0, column], maps.mu[i], maps.data, f"mu, t = {t:g}")
+        _density(axes[1, column], maps.pi[i], maps.data, f"pi, t = {t:g}")
         _values(axes[2, column], maps, i, f"beta (f_pi - f_mu), t = {t:g}")
     figure.suptitle(maps.name, x=0.01, ha="left", fontweight="bold")
     _save(figure, path)
@@ -67,8 +67,8 @@ def contact_sheet(sets: Sequence[Maps], path: str | os.PathLike[str]) -> None:
     for row, maps in zip(axes, sets, strict=True):
         i = int(np.argmin(maps.times))
         _scatter(row[0], maps.data, maps.data_q, f"{maps.name}: data and Q")
-        _density(row[1], maps.mu[i], "density of mu")
-        _density(row[2], maps.pi[i], f"density of pi, beta {maps.beta:g}")
+        _density(row[1], maps.mu[i], maps.data, "density of mu")
+        _density(row[2], maps.pi[i], maps.data, f"density of pi, beta {maps.beta:g}")
         _values(row[3], maps, i, "beta (f_pi - f_mu)")
     _save(figure, path)
 
@@ -92,14 +92,21 @@ def _scatter(axes: Axes, points: Points, colors: Values, title: str) -> None:
     _frame(axes, title)
 
 
-def _density(axes: Axes, energy: Float[np.ndarray, "pixels pixels"], title: str) -> None:
-    # An energy has no unit of height: each map is drawn relative to its own peak.
-    _image(axes, np.exp(energy - energy.max()), _DENSITY, title)
+def _density(axes: Axes, energy: Float[np.ndarray, "pixels pixels"], data: Points, title: str) -> None:
+    # An energy has no unit of height: each map is drawn relative to its peak.
+    _image(axes, np.exp(np.minimum(energy - _peak(energy, data), 0.0)), _DENSITY, title)
+
+
+def _peak(energy: Float[np.ndarray, "pixels pixels"], data: Points) -> float:
+    # Over the pixels with data: what the network was never asked, far from all data, must not set the scale. Where it
+    # is higher there it is drawn, as dark as the peak.
+    column, row = np.clip(np.rint((data + 1.0) / 2.0 * (PIXELS - 1)), 0, PIXELS - 1).astype(int).T
+    return float(energy[row, column].max())
 
 
 def _values(axes: Axes, maps: Maps, i: int, title: str) -> None:
     # Only where mu has mass: elsewhere no candidate ever was, and the difference means nothing.
-    likely = maps.mu[i] > maps.mu[i].max() - 5.0
+    likely = maps.mu[i] > _peak(maps.mu[i], maps.data) - 5.0
     _image(axes, np.where(likely, maps.q[i], np.nan), _VALUE, title)
 
 

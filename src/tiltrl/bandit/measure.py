@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial import KDTree
@@ -35,11 +37,19 @@ def true_tilt(known: BanditSet, beta: float, n: int, rng: np.random.Generator, p
     return points[rng.choice(pool, size=n, p=weights / weights.sum())]
 
 
+def mean_distance(samples: Float[np.ndarray, "repeats n 2"], truth: Callable[[int], Points]) -> float:
+    """Mean sliced Wasserstein distance between samples and equally large ones of the truth, a fresh one for each.
+
+    Several samples, because the distance of one alone is a matter of luck.
+    """
+    return float(np.mean([sliced_wasserstein(some, truth(len(some))) for some in samples]))
+
+
 def distance_to_tilt(
     known: BanditSet, beta: float, samples: Float[np.ndarray, "repeats n 2"], rng: np.random.Generator
 ) -> float:
-    """Mean sliced Wasserstein distance between samples of size n and equally large samples of the true tilt."""
-    return float(np.mean([sliced_wasserstein(some, true_tilt(known, beta, len(some), rng)) for some in samples]))
+    """That distance to the true tilt."""
+    return mean_distance(samples, lambda n: true_tilt(known, beta, n, rng))
 
 
 def floor_of_tilt(known: BanditSet, beta: float, n: int, rng: np.random.Generator, repeats: int = 8) -> float:

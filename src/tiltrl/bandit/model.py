@@ -35,15 +35,14 @@ class BanditConfig:
     behavior: BehaviorConfig = field(
         default_factory=lambda: BehaviorConfig(
             network=EnergyConfig(
-                action_width=56,
-                time_width=20,
+                action_width=64,
+                time_width=24,
                 obs_width=4,
                 blocks=2,
                 expansion=2,
                 dropout=0.0,
                 time_scale=1.0,
                 time_input="log_snr",
-                action_features=64,
                 action_scale=0.5,
             ),
             steps=12_000,
@@ -56,7 +55,7 @@ class BanditConfig:
     )
     align: AlignConfig = field(
         default_factory=lambda: AlignConfig(
-            steps=2_500, batch=0, learning_rate=3e-3, cosine=True, average=0.998, times="mixed"
+            steps=2_500, batch=0, learning_rate=2e-3, cosine=True, warmup=0.1, average=0.998, times="mixed"
         )
     )
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(calls=25, solver="2m", grid="log_snr"))

@@ -31,8 +31,6 @@ class EnergyConfig:
     time_features: int = 32  # Gaussian Fourier features of t: half sines, half cosines
     time_scale: float = 30.0  # standard deviation of the (fixed) Fourier frequencies
     time_input: Literal["t", "log_snr"] = "t"  # what those features are of; log_snr: a quarter of lambda_t
-    action_features: int = 0  # Fourier features of the action, half sines, half cosines, beside the action itself
-    action_feature_scale: float = 0.5  # deviation of their (fixed) frequencies, per unit of the input
     action_scale: float | None = None  # deviation of clean actions, to precondition by; None: f is the bare network
     detail: float = 0.2  # the finest structure that preconditioning amplifies, as a share of `action_scale`
 
@@ -42,9 +40,10 @@ class EnergyConfig:
         Raises:
             InputError: their number is odd or negative.
         """
-        for name in ("time_features", "action_features"):
-            if getattr(self, name) < 0 or getattr(self, name) % 2:
-                raise InputError(f"{name} = {getattr(self, name)}; half are sines, half cosines: give an even number")
+        if self.time_features < 2 or self.time_features % 2:
+            raise InputError(
+                f"time_features = {self.time_features}; half are sines, half cosines: give an even number from 2 on"
+            )
 
     @property
     def width(self) -> int:
@@ -86,13 +85,9 @@ class Energy(eqx.Module):
     d = 0 these are the factors of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*
     (NeurIPS 2022, Table 1), integrated over the action. But densities stay finite as sigma falls, and an unbounded gain
     makes energies noisy there: d = `detail` s is the deviation below which g is left to its own slopes.
-
-    Networks learn coarse structure long before fine. Where actions are few and the data has detail, Fourier features of
-    the action (Tancik et al., NeurIPS 2020) bring it within reach.
     """
 
     frequencies: Float[Array, " half"]
-    action_frequencies: Float[Array, "half act"] | None
     embed_time: eqx.nn.Linear
     time_out: eqx.nn.Linear
     embed_action: eqx.nn.Linear
@@ -105,11 +100,11 @@ class Energy(eqx.Module):
     time_input: Literal["t", "log_snr"] = eqx.field(static=True)
 
     def __init__(self, obs_dim: int, act_dim: int, config: EnergyConfig, *, key: PRNGKeyArray):
-        keys = iter(jax.random.split(key, 8 + config.blocks))
+        keys = iter(jax.random.split(key, 7 + config.blocks))
         self.frequencies = config.time_scale * jax.random.normal(next(keys), (config.time_features // 2,))
         self.embed_time = eqx.nn.Linear(config.time_features, config.time_width, key=next(keys))
         self.time_out = eqx.nn.Linear(config.time_width, config.time_width, key=next(keys))
-        self.embed_action = eqx.nn.Linear(act_dim + config.action_features, config.action_width, key=next(keys))
+        self.embed_action = eqx.nn.Linear(act_dim, config.action_width, key=next(keys))
         self.embed_obs = eqx.nn.Linear(obs_dim, config.obs_width, key=next(keys))
         self.join = eqx.nn.Linear(config.width, config.width, key=next(keys))
         self.out = eqx.nn.Linear(config.width, act_dim, key=next(keys))
@@ -118,10 +113,6 @@ class Energy(eqx.Module):
         self.time_input = config.time_input
         hidden = config.expansion * config.width
         self.blocks = tuple(Block(config.width, hidden, config.dropout, key=next(keys)) for _ in range(config.blocks))
-        self.action_frequencies = None
-        if config.action_features:
-            half = config.action_features // 2
-            self.action_frequencies = config.action_feature_scale * jax.random.normal(next(keys), (half, act_dim))
 
     @property
     def act_dim(self) -> int:
@@ -148,20 +139,14 @@ class Energy(eqx.Module):
         self, action: Float[Array, " act"], obs: Float[Array, " obs"], t: Float[Array, ""], key: PRNGKeyArray | None
     ) -> Float[Array, ""]:
         moment = t if self.time_input == "t" else log_snr(t) / 4.0
-        time = self.time_out(jax.nn.silu(self.embed_time(_fourier(moment * jax.lax.stop_gradient(self.frequencies)))))
-        if self.action_frequencies is not None:
-            action = jnp.concatenate([action, _fourier(jax.lax.stop_gradient(self.action_frequencies) @ action)])
+        angles = 2.0 * jnp.pi * moment * jax.lax.stop_gradient(self.frequencies)
+        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+        time = self.time_out(jax.nn.silu(self.embed_time(features)))
         h = self.join(jnp.concatenate([self.embed_action(action), time, self.embed_obs(obs)]))
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             h = block(h, key=block_key)
         return jnp.sum(self.out(jax.nn.silu(h)))
-
-
-def _fourier(cycles: Float[Array, " half"]) -> Float[Array, " twice_half"]:
-    """Sines, then cosines."""
-    angles = 2.0 * jnp.pi * cycles
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
 def noise_prediction(

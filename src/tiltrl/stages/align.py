@@ -22,6 +22,7 @@ class AlignConfig:
     batch: int = 256  # states; each brings its K candidates
     learning_rate: float = 5e-5
     cosine: bool = False
+    warmup: float = 0.0  # share of the steps over which the learning rate rises from zero; the paper has none
     average: float = 0.0  # decay of the weights' running average; 0: none
     times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
     objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15)
@@ -85,7 +86,7 @@ def train_policy(
     Returns:
         pi, with leading axes `members, betas`.
     """
-    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine, warmup=config.warmup)
 
     def init(behavior: Energy) -> Learner:
         return jax.vmap(lambda _: init_learner(jax.tree.map(jnp.copy, behavior), optimizer))(betas)

@@ -87,9 +87,22 @@ def gradient_step(
     return Learner(params, average, opt_state, learner.step + 1.0)
 
 
-def cosine_adam(learning_rate: float, steps: int, *, cosine: bool) -> optax.GradientTransformation:
-    """Adam, at a constant rate (the paper's) or decayed to zero by a cosine."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps) if cosine else learning_rate)
+def cosine_adam(learning_rate: float, steps: int, *, cosine: bool, warmup: float = 0.0) -> optax.GradientTransformation:
+    """Adam, at a constant rate (the paper's) or decayed to zero by a cosine; either after a linear rise.
+
+    Args:
+        learning_rate: the highest rate.
+        steps: after which the cosine ends.
+        cosine: whether to decay.
+        warmup: share of the steps over which the rate rises from zero. Adam's first steps are as long as its later ones
+            however small the gradient, which a network that is already trained should be spared.
+    """
+    rising = round(warmup * steps)
+    decay = optax.cosine_decay_schedule(learning_rate, steps - rising) if cosine else learning_rate
+    if not rising:
+        return optax.adam(decay)
+    after = decay if callable(decay) else optax.constant_schedule(decay)
+    return optax.adam(optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), after], [rising]))
 
 
 def fit(

@@ -38,7 +38,7 @@ class EnergyConfig:
         """Refuse features that are not pairs of a sine and a cosine.
 
         Raises:
-            InputError: their number is odd or negative.
+            InputError: their number is odd or below 2.
         """
         if self.time_features < 2 or self.time_features % 2:
             raise InputError(

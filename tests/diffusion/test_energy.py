@@ -71,10 +71,13 @@ def test_time_enters_as_sines_then_cosines_of_fixed_frequencies(energy: Energy) 
 
 def test_the_noise_level_may_enter_as_log_snr(energy: Energy) -> None:
     other = jax.jit(lambda key: Energy(OBS, ACT, replace(SMALL, time_input="log_snr"), key=key))(jax.random.key(1))
-    quarter = log_snr(T) / 4
+    times = jnp.array([0.02, 0.4, 0.9])
+    found, same_time = (jax.vmap(lambda t, e=e: e(ACTION, STATE, t))(times) for e in (other, energy))
     # The same weights: what one makes of a quarter of lambda_t, the other makes of that number as a time.
-    np.testing.assert_allclose(other(ACTION, STATE, T), energy(ACTION, STATE, quarter), rtol=1e-4)
-    assert abs(float(other(ACTION, STATE, T) - energy(ACTION, STATE, T))) > 1e-3
+    np.testing.assert_allclose(
+        found, jax.vmap(lambda lam: energy(ACTION, STATE, lam / 4))(log_snr(times)), rtol=1e-5, atol=1e-6
+    )
+    assert jnp.abs(found - same_time).max() > 5e-3, (found, same_time)
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.05, 0.4, 1.0])

@@ -37,6 +37,12 @@ class BanditSet:
     q_is: str  # what Q follows, for the figure
 
 
+def square(half: float, size: int) -> Points:
+    """A grid over [-half, half]^2, `size` points a side, row by row from the lower left."""
+    axis = np.linspace(-half, half, size)
+    return np.stack(np.meshgrid(axis, axis), axis=2).reshape(-1, 2)
+
+
 def eight_centers() -> Float[np.ndarray, "8 2"]:
     """Centers of the eight Gaussians, counter-clockwise from the right."""
     angle = 2.0 * np.pi * np.arange(8) / 8

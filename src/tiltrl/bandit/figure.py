@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tiltrl.bandit.datasets import Points, Values
+from tiltrl.bandit.datasets import Points, Values, square
 from tiltrl.files import write_atomically
 
 PIXELS = 128
@@ -39,8 +39,7 @@ class Maps:
 
 def grid() -> Points:
     """The points of a map, row by row from the lower left."""
-    axis = np.linspace(-1.0, 1.0, PIXELS)
-    return np.stack(np.meshgrid(axis, axis), axis=2).reshape(-1, 2)
+    return square(1.0, PIXELS)
 
 
 def draw(maps: Maps, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.spatial import KDTree
 from scipy.special import log_softmax, logsumexp, softmax
 
-from tiltrl.bandit.datasets import EIGHT_DEVIATION, BanditSet, Points, Values, eight_centers
+from tiltrl.bandit.datasets import EIGHT_DEVIATION, BanditSet, Points, Values, eight_centers, square
 from tiltrl.diffusion.schedule import alpha_sigma
 
 PROJECTIONS = 128
@@ -92,8 +92,7 @@ def eight_score(points: Points, t: float) -> Points:
 
 def eight_value(known: BanditSet, points: Points, t: float, size: int = 161) -> Values:
     """`log E[exp Q(a) | a_t]` (EDA, Lemma C.2) for the eight Gaussians, by quadrature over the plane."""
-    axis = np.linspace(-1.2, 1.2, size)
-    grid = np.stack(np.meshgrid(axis, axis), axis=2).reshape(-1, 2)
+    grid = square(1.2, size)
     log_prior, q = eight_log_density(grid, 0.0), known.q(grid)
     alpha, sigma = _alpha_sigma(t)
     out = np.empty(len(points))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from pathlib import PurePath
 from typing import Any
 
@@ -24,11 +25,19 @@ class Task:
     obs_dim: int
     ref_min: float | None = None  # raw returns that count as 0 and 100 (D4RL's convention); None: no reference
     ref_max: float | None = None
+    obs_keys: tuple[str, ...] = ()  # leaves of a Dict observation in the order they are joined, "a/b" for nested ones
 
     @property
     def act_dim(self) -> int:
         """Number of action dimensions."""
         return len(self.action_low)
+
+    def flat_obs(self, obs: Any) -> Float[np.ndarray, "*batch obs"]:
+        """An observation as one vector, float32: as it is, or the leaves `obs_keys` of a Dict joined in that order."""
+        if not self.obs_keys:
+            return np.asarray(obs, np.float32)
+        leaves = [reduce(lambda tree, key: tree[key], path.split("/"), obs) for path in self.obs_keys]
+        return np.concatenate([np.asarray(leaf, np.float32) for leaf in leaves], axis=-1)
 
 
 @dataclass(frozen=True)

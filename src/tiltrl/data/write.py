@@ -1,0 +1,300 @@
+"""Writes transitions in formats that others read: Minari, D4RL's flat HDF5, NumPy's .npz.
+
+What is written is readable by the format's own library, and by ours with the same numbers. Everything is built aside
+and renamed, so a target is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tiltrl.errors import InputError
+from tiltrl.types import Task, Transitions, as_json
+
+OnProgress = Callable[[int, int], None]
+"""Called with (episodes written, episodes in all)."""
+
+_MINARI_ID = re.compile(r"(?:(?:[\w-]{2,}|[\w-]+(?:/[\w-]+)+)/)?[\w-]+-v\d+")  # a group has two letters at least
+_MINARI_VERSION = "0.5.4"  # of the format as written here; Minari reads what it knows and refuses the rest
+_FLAT = {  # D4RL's names, which .npz files have too
+    "observations": "obs",
+    "actions": "action",
+    "rewards": "reward",
+    "next_observations": "next_obs",
+    "terminals": "terminal",
+    "timeouts": "timeout",
+}
+_BLOCK = 1 << 18  # rows looked at together: megabytes, however long the data
+
+
+def write_minari(
+    transitions: Transitions,
+    folder: str | os.PathLike[str],
+    dataset_id: str,
+    *,
+    seed: int | Sequence[int] | None = None,
+    obs_sizes: Sequence[int] | None = None,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Write a Minari 0.5 data set, `<folder>/data/{main_data.hdf5, metadata.json}`.
+
+    `minari.load_dataset(dataset_id)` reads it where `folder` is `<MINARI_DATASETS_PATH>/<dataset_id>`. Each episode has
+    T+1 observations, its steps' and the last `next_obs`; a time-out, and a cut, is a truncation.
+
+    Args:
+        transitions: whole episodes.
+        folder: made with its parents.
+        dataset_id: such as "me/robot/play-v0"; Minari wants the version at its end.
+        seed: what the episodes' environments were reset with: one for each, or the first one's where each next one's
+            is one higher. None: not told.
+        obs_sizes: widths of the leaves `task.obs_keys`, in their order: observations are written as the Dict they were.
+            None: as one flat Box.
+        about: more for the metadata: author, author_email, algorithm_name, description, code_permalink, ...
+        overwrite: replace a data set that is there.
+        on_progress: see `OnProgress`.
+
+    Raises:
+        InputError: the id is no Minari id; the data cannot be said in this format (a step's `next_obs` is not what the
+            next step saw); `folder` exists, or cannot be written.
+    """
+    target, task = Path(folder).expanduser(), transitions.task
+    if not _MINARI_ID.fullmatch(dataset_id):
+        raise InputError(f"dataset id {dataset_id!r} is no Minari id; it must look like name-v0 or group/name-v0")
+    _check_whole(transitions)
+    _check_chained(transitions)
+    starts, stops = transitions.starts, transitions.ends + 1
+    seeds = _seeds(seed, len(starts), task)
+    leaves = _leaves(task, obs_sizes)
+    with _folder_aside(target, overwrite) as aside:
+        data = aside / "data"
+        data.mkdir()
+        with h5py.File(data / "main_data.hdf5", "w") as file:
+            for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+                group = file.create_group(f"episode_{index}")
+                group.attrs["id"], group.attrs["total_steps"] = index, stop - start
+                if seeds is not None:
+                    group.attrs["seed"] = seeds[index]
+                obs = np.concatenate([transitions.obs[start:stop], transitions.next_obs[stop - 1 : stop]])
+                for path, columns in leaves.items():
+                    group["/".join(filter(None, ("observations", path)))] = obs[:, columns]
+                group["actions"] = transitions.action[start:stop]
+                group["rewards"] = transitions.reward[start:stop]
+                group["terminations"] = transitions.terminal[start:stop]
+                group["truncations"] = transitions.timeout[start:stop]
+                if on_progress is not None:
+                    on_progress(index + 1, len(starts))
+        size = (data / "main_data.hdf5").stat().st_size
+        metadata = {**_metadata(transitions, dataset_id, leaves), "dataset_size": round(size / 1e6, 1), **(about or {})}
+        (data / "metadata.json").write_text(json.dumps(as_json(metadata)) + "\n", encoding="utf-8")
+
+
+def write_npz(transitions: Transitions, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write one .npz file: D4RL's six arrays, and `meta`, the task as JSON text.
+
+    Raises:
+        InputError: there are no whole episodes; `path` exists, is not named .npz, or cannot be written.
+    """
+    target = _named(path, (".npz",))
+    _check_whole(transitions)
+    with _file_aside(target, overwrite) as aside, aside.open("wb") as file:
+        arrays = {name: getattr(transitions, field) for name, field in _FLAT.items()}
+        np.savez(file, meta=np.array(json.dumps(as_json(transitions.task))), **arrays)
+
+
+def write_d4rl(transitions: Transitions, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write D4RL's flat HDF5, gzip-packed: six arrays, and the task as JSON text in `metadata/task`.
+
+    Raises:
+        InputError: there are no whole episodes; `path` exists, is not named .hdf5 or .h5, or cannot be written.
+    """
+    target = _named(path, (".hdf5", ".h5"))
+    _check_whole(transitions)
+    with _file_aside(target, overwrite) as aside, h5py.File(aside, "w") as file:
+        for name, field in _FLAT.items():
+            file.create_dataset(name, data=getattr(transitions, field), compression="gzip", shuffle=True)
+        file["metadata/task"] = json.dumps(as_json(transitions.task))
+
+
+# --- What can be said -------------------------------------------------------------------------------------------------
+
+
+def _check_whole(transitions: Transitions) -> None:
+    steps, ends = len(transitions), transitions.terminal | transitions.timeout
+    if not steps:
+        raise InputError(f"{transitions.task.dataset}: holds no steps; there is nothing to write")
+    if not ends[-1]:
+        raise InputError(
+            f"{transitions.task.dataset}: step {steps - 1}, the last, ends no episode; set its timeout (or terminal)"
+        )
+
+
+def _check_chained(transitions: Transitions) -> None:
+    inside = ~(transitions.terminal | transitions.timeout)
+    for first in range(0, len(transitions) - 1, _BLOCK):
+        rows = slice(first, min(first + _BLOCK, len(transitions) - 1))
+        after = slice(rows.start + 1, rows.stop + 1)
+        apart = inside[rows] & (transitions.next_obs[rows] != transitions.obs[after]).any(axis=1)
+        if apart.any():
+            step = first + int(np.argmax(apart))
+            raise InputError(
+                f"{transitions.task.dataset}: step {step}, next_obs: is not the obs of step {step + 1} of the same "
+                "episode, which Minari's format cannot hold; set that step's timeout, or write npz or d4rl instead"
+            )
+
+
+def _seeds(seed: int | Sequence[int] | None, episodes: int, task: Task) -> list[int] | None:
+    if seed is None:
+        return None
+    seeds = [seed + index for index in range(episodes)] if isinstance(seed, int) else [int(value) for value in seed]
+    if len(seeds) != episodes:
+        raise InputError(f"{task.dataset}: {len(seeds)} seeds for {episodes} episodes; one for each is needed")
+    return seeds
+
+
+def _leaves(task: Task, sizes: Sequence[int] | None) -> dict[str, slice]:
+    """The columns of each leaf of an observation, by its path; one of path "" where it is flat."""
+    if not task.obs_keys or sizes is None:
+        return {"": slice(0, task.obs_dim)}
+    if len(sizes) != len(task.obs_keys) or sum(sizes) != task.obs_dim or min(sizes) < 1:
+        raise InputError(
+            f"{task.dataset}: obs_sizes = {tuple(sizes)}; {', '.join(task.obs_keys)} need a positive size each, "
+            f"{task.obs_dim} together"
+        )
+    stops = np.cumsum(sizes).tolist()
+    return {key: slice(stop - size, stop) for key, stop, size in zip(task.obs_keys, stops, sizes, strict=True)}
+
+
+# --- Minari's metadata ------------------------------------------------------------------------------------------------
+
+
+def _metadata(transitions: Transitions, dataset_id: str, leaves: dict[str, slice]) -> dict[str, Any]:
+    task = transitions.task
+    references = {"ref_min_score": task.ref_min, "ref_max_score": task.ref_max, "num_episodes_average_score": 100}
+    return {
+        "total_episodes": len(transitions.ends),
+        "total_steps": len(transitions),
+        "data_format": "hdf5",
+        "observation_space": json.dumps(_obs_space(leaves)),
+        "action_space": json.dumps(_box(task.action_low, task.action_high)),
+        **({} if task.env_spec is None else {"env_spec": task.env_spec}),
+        "dataset_id": dataset_id,
+        "minari_version": _MINARI_VERSION,
+        "author": ["TiltRL"],
+        "author_email": [],
+        "description": f"{task.dataset}, written by TiltRL",
+        **({} if None in references.values() else references),
+    }
+
+
+def _obs_space(leaves: dict[str, slice]) -> dict[str, Any]:
+    tree: dict[str, Any] = {"type": "Dict", "subspaces": {}}
+    for path, columns in leaves.items():
+        size = columns.stop - columns.start
+        box = _box((-np.inf,) * size, (np.inf,) * size)
+        if not path:
+            return box
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node["subspaces"].setdefault(parent, {"type": "Dict", "subspaces": {}})
+        node["subspaces"][leaf] = box
+    return tree
+
+
+def _box(low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+    return {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": list(low), "high": list(high)}
+
+
+# --- Aside, then renamed ----------------------------------------------------------------------------------------------
+
+
+def _named(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Path:
+    target = Path(path).expanduser()
+    if target.suffix not in endings:
+        raise InputError(f"{target}: the file's name must end in {' or '.join(endings)}")
+    return target
+
+
+@contextmanager
+def _file_aside(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A path beside `target` to write to, flushed and renamed on success, removed on failure."""
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; give the path of a file")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target}: exists already; give another path, or ask to overwrite it (--overwrite)")
+    with _reported(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+        try:
+            yield aside
+            _flush(aside)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder_aside(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `target` to fill, renamed on success, removed on failure."""
+    there = target.exists() and not (
+        target.is_dir() and not any(target.iterdir())
+    )  # an empty folder is in nobody's way
+    if there and not overwrite:
+        raise InputError(f"{target}: exists already; give another path, or ask to overwrite it (--overwrite)")
+    # Only what is a data set is ever removed: a slip in the path must not cost a folder of other things.
+    if there and not _is_data_set(target):
+        raise InputError(
+            f"{target}: holds other things than a Minari data set, so it is not replaced; give another path"
+        )
+    with _reported(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside, old = (target.with_name(f".{secrets.token_hex(4)}.{target.name}") for _ in range(2))
+        try:
+            aside.mkdir()
+            yield aside
+            for path in (path for path in aside.rglob("*") if path.is_file()):
+                _flush(path)
+            if there:
+                os.replace(target, old)
+            os.replace(aside, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
+        finally:
+            for path in (aside, old):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_data_set(folder: Path) -> bool:
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != {"data"} or not (folder / "data").is_dir():
+        return False
+    return {path.name for path in (folder / "data").iterdir()} == {"main_data.hdf5", "metadata.json"}
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _reported(target: Path) -> Iterator[None]:
+    """What the operating system refuses, as one sentence that names the target."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).replace("\n", " ")
+        raise InputError(f"{target}: cannot be written: {reason}") from error

@@ -4,7 +4,7 @@ A diffusion model of the logged behavior is fine-tuned to agree with values of a
 """
 
 from tiltrl.api import align, evaluate, fit_behavior, fit_critic
-from tiltrl.data import load
+from tiltrl.data import from_arrays, load
 from tiltrl.errors import InputError
 from tiltrl.policy import Policy, load_policy, log_ratio
 from tiltrl.presets import FAST, PAPER
@@ -22,6 +22,7 @@ __all__ = [
     "evaluate",
     "fit_behavior",
     "fit_critic",
+    "from_arrays",
     "load",
     "load_policy",
     "log_ratio",

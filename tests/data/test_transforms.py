@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from synthetic import transitions
 
-from tiltrl.data.transforms import discounted_returns, join, observation_statistics, scale_rewards, split_episodes
+from tiltrl.data.transforms import (
+    discounted_returns,
+    join,
+    observation_statistics,
+    rewards_for,
+    scale_rewards,
+    split_episodes,
+)
 from tiltrl.errors import InputError
 
 
@@ -50,14 +57,30 @@ def test_other_reward_transforms() -> None:
     data = transitions([3], reward=[0, 0, 1])
     np.testing.assert_array_equal(scale_rewards(data, "antmaze"), [-1, -1, 0])
     np.testing.assert_array_equal(scale_rewards(data, "none"), [0, 0, 1])
+    np.testing.assert_array_equal(scale_rewards(data, "kitchen"), [0, 0, 1])
     assert scale_rewards(data, "antmaze").dtype == np.float32
+
+
+def test_normalize_gives_rewards_the_scale_of_one_and_does_not_center_them() -> None:
+    data = transitions([2, 2], reward=[100.0, 300.0, 100.0, 300.0])
+    np.testing.assert_allclose(scale_rewards(data, "normalize"), [1, 3, 1, 3])
+
+
+def test_the_usual_rewards_are_the_environments_unless_others_are_asked_for() -> None:
+    hopper, log = transitions([2]).task, transitions([2], env_spec=None).task
+    assert (rewards_for(hopper), rewards_for(log)) == ("locomotion", "none")
+    assert rewards_for(hopper, "normalize") == "normalize"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("locomotion", "all 2 episodes return 2; use the reward transform 'none'"), ("maze", "locomotion, antmaze, none")],
+    [
+        ("locomotion", "all 2 episodes return 2; use the reward transform 'none'"),
+        ("normalize", "all 4 are 1; use the reward transform 'none'"),
+        ("maze", "choose one of auto, locomotion, antmaze, kitchen, normalize, none"),
+    ],
 )
-def test_unusable_reward_transforms(name: str, message: str) -> None:
+def test_unusable_reward_transforms(name: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         scale_rewards(transitions([2, 2]), name)
 
@@ -65,7 +88,8 @@ def test_unusable_reward_transforms(name: str, message: str) -> None:
 @pytest.mark.parametrize(("fraction", "held_out_count"), [(0.7, 7), (0.2, 5), (0.001, 5), (0.999, 9)])
 def test_split_is_by_whole_episodes(fraction: float, held_out_count: int) -> None:
     data = transitions(list(range(1, 11)))
-    train, held_out = split_episodes(data, fraction, seed=0)
+    whole, rows, held_out = split_episodes(data, fraction, seed=0)
+    train = whole.take(rows)
     assert len(held_out.ends) == held_out_count
     assert len(train.ends) == 10 - held_out_count
     np.testing.assert_array_equal(np.sort(np.concatenate([train.obs, held_out.obs])[:, 0]), data.obs[:, 0])
@@ -75,12 +99,13 @@ def test_split_is_by_whole_episodes(fraction: float, held_out_count: int) -> Non
 
 def test_split_depends_on_the_seed_alone() -> None:
     data = transitions([2] * 50)
-    fingerprints = [split_episodes(data, 0.1, seed)[1].fingerprint() for seed in (0, 0, 1)]
+    fingerprints = [split_episodes(data, 0.1, seed)[2].fingerprint() for seed in (0, 0, 1)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 def test_a_single_episode_is_cut_and_the_cut_times_out() -> None:
-    train, held_out = split_episodes(transitions([10]), 0.2, seed=0)
+    whole, rows, held_out = split_episodes(transitions([10]), 0.2, seed=0)
+    train = whole.take(rows)
     np.testing.assert_array_equal(held_out.obs[:, 0], [8, 9])
     np.testing.assert_array_equal(train.timeout, np.arange(8) == 7)
     assert not train.terminal.any()

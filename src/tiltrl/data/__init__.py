@@ -1,40 +1,108 @@
-"""Data sets on disk to `Transitions`, whatever their format."""
+"""Data sets to `Transitions`, whatever their format: `load` is the one door."""
 
 from __future__ import annotations
 
-import re
+import os
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from tiltrl.data.minari import load_minari, read_folder
-from tiltrl.data.transforms import join
+import h5py
+
+from tiltrl.data.arrays import from_arrays, in_environment, read_arrays
+from tiltrl.data.d4rl import is_d4rl, load_d4rl, read_d4rl
+from tiltrl.data.minari import MINARI_ID, load_minari, read_folder
+from tiltrl.data.spec import FOUND, Columns, Part, parse
+from tiltrl.data.tables import kind_of, reading
+from tiltrl.data.transforms import join, take_episodes
 from tiltrl.errors import InputError
 from tiltrl.types import Transitions
 
-__all__ = ["load"]
+__all__ = ["from_arrays", "load"]
 
 _DEMO = Path(__file__).parent / "demo" / "data"
-_MINARI_ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+")
 _KINDS = (
-    "a data set is 'demo' (bundled), a folder in Minari's format, the id of a local Minari data set such as "
-    "mujoco/hopper/medium-v0, or several of these joined by '+'"
+    "a data set is 'demo' (bundled), a folder in Minari's format, the id of a Minari data set such as "
+    "mujoco/hopper/medium-v0, d4rl:NAME, ogbench:NAME, a LeRobot folder, a file of arrays (.npz, .hdf5, .h5 or "
+    ".parquet, with ?obs=NAME&action=NAME where its names are unusual), or several of these joined by '+', each with "
+    "a slice of its episodes such as [:0.1] or [:100] behind it"
 )
 
 
-def load(spec: str) -> Transitions:
-    """Loads a data set by name.
+def load(spec: str | os.PathLike[str]) -> Transitions:
+    """Load a data set by name.
 
     Args:
-        spec: "demo", the small Hopper set inside the package; a folder in Minari's format; the id of a Minari data set
-            on this machine; or several joined by "+", which must be recorded in the same task.
+        spec: one of
+
+            - "demo", the small Hopper set inside the package;
+            - a folder in Minari's format, or the id of a Minari data set, downloaded where it is not on this machine;
+            - "d4rl:hopper-medium-v2" or a D4RL HDF5 file;
+            - "ogbench:cube-single-play-v0" or an OGBench .npz file;
+            - a LeRobot (v3) folder, "lerobot:FOLDER";
+            - a .npz, .hdf5, .h5 or .parquet file of arrays, whose columns are found or named, as in
+              "log.npz?obs=state,velocity&action=u&reward=r&episode=e&env=Hopper-v5" (see `spec.Columns`).
+
+            A slice behind it takes whole episodes in recorded order: "[:0.1]", "[0.5:]" for shares, "[:100]" for a
+            count. Several are joined by "+", and must be recorded in the same task. What exists as a path is taken as
+            one, even with "+", "?" or "[" in it.
 
     Raises:
         InputError: nothing of that name is here, or it cannot be used; the message says what would be right.
     """
-    if "+" in spec and not Path(spec).exists():  # a folder may have a plus in its name
-        return reduce(join, map(load, spec.split("+")))
-    if spec == "demo":
-        return read_folder(_DEMO, name=spec)
-    if (spec and Path(spec).expanduser().is_dir()) or _MINARI_ID.fullmatch(spec):  # Path("") is the current folder
-        return load_minari(spec)
-    raise InputError(f"data set {spec!r} is of no known kind, or no such folder exists: {_KINDS}")
+    return reduce(join, [_load(part) for part in parse(os.fspath(spec))])
+
+
+def _load(part: Part) -> Transitions:
+    data = _read(part)
+    data = replace(data, task=replace(data.task, dataset=part.text))
+    return data if part.slice is None else take_episodes(data, part.slice.start, part.slice.stop)
+
+
+def _read(part: Part) -> Transitions:
+    path = Path(os.path.expanduser(part.name))
+    kind = part.kind or _kind_of(part, path)
+    if kind == "arrays":
+        return read_arrays(path, part.text, part.columns or FOUND)
+    columns = part.columns
+    if columns is not None and columns != Columns(env=columns.env):
+        raise InputError(
+            f"{part.text}: columns cannot be named in a data set of kind {kind}, whose names are fixed; leave all but "
+            "env= out"
+        )
+    data = _read_kind(kind, part, path)
+    return data if columns is None or columns.env is None else in_environment(data, columns.env, part.text)
+
+
+def _read_kind(kind: str, part: Part, path: Path) -> Transitions:
+    if kind == "demo":
+        return read_folder(_DEMO, part.text)
+    if kind == "d4rl":
+        return read_d4rl(path, part.text) if path.is_file() else load_d4rl(part.name)
+    return load_minari(part.name)
+
+
+def _kind_of(part: Part, path: Path) -> str:
+    """What a name without prefix leads to."""
+    if part.name == "demo":
+        return "demo"
+    if path.is_dir() and part.name:  # Path("") is the current folder
+        return "minari"
+    if path.is_file():
+        return _kind_of_file(path, part.columns)
+    if MINARI_ID.fullmatch(part.name):
+        return "minari"
+    raise InputError(f"data set {part.text!r} is of no known kind, or no such file or folder exists: {_KINDS}")
+
+
+def _kind_of_file(path: Path, columns: Columns | None) -> str:
+    """What a file holds; one whose columns are named is looked at no further."""
+    found = kind_of(path)
+    if found is None:
+        raise InputError(f"{path}: is no .npz, HDF5 or Parquet file: {_KINDS}")
+    if columns is not None and columns != Columns(env=columns.env):
+        return "arrays"
+    if found == "hdf5":
+        with reading(str(path), "HDF5"), h5py.File(path, "r") as file:
+            return "d4rl" if is_d4rl(file) else "arrays"
+    return "arrays"

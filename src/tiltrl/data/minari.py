@@ -19,18 +19,19 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5s  # pyright: ignore[reportAttributeAccessIssue]: h5py's low level has no stubs
 
+from tiltrl.data.assemble import assemble
 from tiltrl.data.registry import env_id, reference
+from tiltrl.data.tables import check_size
+from tiltrl.environments import in_order
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions
 
-_FIELDS: dict[str, type[np.generic]] = {  # what an episode consists of, and the type it is read as
-    "observations": np.float32,
-    "actions": np.float32,
-    "rewards": np.float32,
-    "terminations": np.bool_,
-    "truncations": np.bool_,
-}
-_ACTION_TOLERANCE = 1e-5  # relative to the bounds: float32 rounding of an action at a bound is no error
+MINARI_ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+", re.ASCII)
+"""What an id looks like; one that fits cannot lead out of the folder it is looked for in."""
+
+_NEXT = "next row of "
+_CALLED = {"obs": "observations", "next_obs": f"{_NEXT}observations", "action": "actions", "reward": "rewards"}
+_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")  # what an episode consists of
 _REMOVED_SPEC_KEYS = {"apply_api_compatibility", "autoreset"}  # written by Gymnasium < 1.0, rejected by later ones
 
 
@@ -49,19 +50,21 @@ def load_minari(spec: str) -> Transitions:
     Raises:
         InputError: there is no such data set here, or it cannot be used; the message says where and why.
     """
-    return read_folder(_find(spec), name=spec)
+    if (folder := find_minari(spec)) is None:
+        raise _missing(spec)
+    return read_folder(folder, name=spec)
 
 
 def read_folder(folder: Path, name: str) -> Transitions:
     """Loads the data set in `folder`, a `data` folder, and calls it `name`; otherwise as `load_minari`."""
     metadata = _json(folder / "metadata.json")
-    task = _task(metadata, folder / "metadata.json", name)
+    task, widths = _task(metadata, folder / "metadata.json", name)
     path = folder / "main_data.hdf5"
     if not path.is_file():
         raise InputError(f"{path}: no such file; a Minari data set has it beside metadata.json")
     try:
         with h5py.File(path, "r") as file:
-            episodes = _read_episodes(file, path, task)
+            episodes = _read_episodes(file, path, task, widths)
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py raises any, by where the damage is
@@ -79,17 +82,47 @@ def read_folder(folder: Path, name: str) -> Transitions:
 # --- Where it is ------------------------------------------------------------------------------------------------------
 
 
-def _find(spec: str) -> Path:
-    root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
-    given = Path(spec).expanduser()
-    for folder in (given / "data", given, root / spec / "data"):
+def minari_root() -> Path:
+    """The folder that Minari keeps its data sets in: `MINARI_DATASETS_PATH`, or `~/.minari/datasets`."""
+    return Path(os.path.expanduser(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"))
+
+
+def find_minari(spec: str) -> Path | None:
+    """The `data` folder of a data set given by folder or by Minari id; None where there is none.
+
+    Raises:
+        InputError: a link leads the id out of the data sets' folder.
+    """
+    given, root = Path(os.path.expanduser(spec)), minari_root()
+    folders = [given / "data", given] if spec else []
+    if MINARI_ID.fullmatch(spec):
+        folders.append(root / spec / "data")
+    for folder in folders:
         if (folder / "main_data.hdf5").is_file() or (folder / "metadata.json").is_file():
+            if (
+                folder.is_relative_to(root)
+                and not given.is_dir()
+                and not folder.resolve().is_relative_to(root.resolve())
+            ):
+                raise InputError(
+                    f"{spec}: leads out of {root} by a link, to {folder.resolve()}; give that folder itself"
+                )
             return folder
-    if given.is_dir():
-        raise InputError(f"{given}: not a Minari data set; the folder must hold data/main_data.hdf5")
+    return None
+
+
+def _missing(spec: str) -> InputError:
+    if os.path.isdir(os.path.expanduser(spec)):
+        return InputError(f"{spec}: not a Minari data set; the folder must hold data/main_data.hdf5")
+    if not MINARI_ID.fullmatch(spec):
+        return InputError(
+            f"{spec}: no such folder, and no Minari id either; an id looks like mujoco/hopper/medium-v0, with letters, "
+            "digits, _ and - between its slashes"
+        )
+    root = minari_root()
     present = sorted(str(path.parents[1].relative_to(root)) for path in root.rglob("data/metadata.json"))
     near = difflib.get_close_matches(spec, present, n=5, cutoff=0.4) or present[:5]
-    raise InputError(
+    return InputError(
         f"{spec}: no such folder, and no Minari data set of that id in {root} "
         f"({'which has ' + ', '.join(near) if near else 'which has none'}); fetch it with: minari download {spec}"
     )
@@ -110,29 +143,51 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _task(metadata: dict[str, Any], path: Path, name: str) -> Task:
+def _task(metadata: dict[str, Any], path: Path, name: str) -> tuple[Task, dict[str, int]]:
+    """The task, and the size of each leaf of its observations (see `_widths`)."""
     data_format = metadata.get("data_format", "hdf5")
     if data_format != "hdf5":
         raise InputError(f"{path}: data_format is {data_format!r}; only 'hdf5' is supported")
-    obs_space, action_space = (_box(metadata, key, path) for key in ("observation_space", "action_space"))
-    low, high = _bounds(action_space, path)
+    low, high = _bounds(_box(_space(metadata, "action_space", path), "action_space", path), path)
+    widths = _widths(_space(metadata, "observation_space", path), "observation_space", path)
     env_spec = _env_spec(metadata.get("env_spec"), path)
-    task = Task(name, env_spec, low, high, obs_dim=obs_space["shape"][0])
+    keys = () if "" in widths else tuple(widths)
+    task = Task(name, env_spec, low, high, obs_dim=sum(widths.values()), obs_keys=keys)
     ref_min, ref_max = _reference_scores(metadata, task, path)
-    return replace(task, ref_min=ref_min, ref_max=ref_max)
+    return replace(task, ref_min=ref_min, ref_max=ref_max), widths
 
 
-def _box(metadata: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    """Minari's description of a Box space of shape (n,): `shape`, `dtype`, `low` and `high`."""
+def _space(metadata: dict[str, Any], key: str, path: Path) -> Any:
+    """A space as Minari describes it in JSON."""
     try:
-        space = json.loads(metadata[key])
-        kind, shape = space["type"], space.get("shape")
+        return json.loads(metadata[key])
     except KeyError as error:
-        raise InputError(f"{path}: {error} is missing; {key} must be a Box space of shape (n,) in JSON") from error
-    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error} is missing; {key} must be a space of Gymnasium's in JSON") from error
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {key} is not a space in JSON ({error}); a Box of shape (n,) is needed") from error
-    if kind == "Dict":
-        raise InputError(f"{path}: {key} is Dict; Dict spaces are not supported yet, only Box of shape (n,)")
+
+
+def _widths(space: Any, key: str, path: Path, leaf: str = "") -> dict[str, int]:
+    """Size of each leaf of an observation space, in the order they are joined: "" for a Box, else its path in Dicts."""
+    if not (isinstance(space, dict) and space.get("type") == "Dict"):
+        return {leaf: _box(space, key, path)["shape"][0]}
+    below = space.get("subspaces")
+    if not isinstance(below, dict) or not below:
+        raise InputError(f"{path}: {key} is a Dict without subspaces; Boxes of shape (n,) are needed in it")
+    if odd := [name for name in below if "/" in name or name in ("", ".")]:
+        raise InputError(f"{path}: {key} has the part {odd[0]!r}; names without '/' are needed")
+    widths: dict[str, int] = {}
+    for name in in_order(below):
+        inside = f"{leaf}/{name}" if leaf else name
+        widths |= _widths(below[name], f"{key.split()[0]} {inside}", path, inside)
+    return widths
+
+
+def _box(space: Any, key: str, path: Path) -> dict[str, Any]:
+    """Minari's description of a Box space of shape (n,): `shape`, `dtype`, `low` and `high`."""
+    if not isinstance(space, dict) or "type" not in space:
+        raise InputError(f"{path}: {key} is not a space in JSON ({space!r:.80}); a Box of shape (n,) is needed")
+    kind, shape = space["type"], space.get("shape")
     if kind != "Box":
         raise InputError(f"{path}: {key} is {kind}; only continuous spaces are supported, Box of shape (n,)")
     if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
@@ -194,28 +249,31 @@ class _Episodes:
     arrays: dict[str, np.ndarray]
 
     def locate(self, field: str, row: int) -> str:
-        """Where a row lies, such as "episode_3, rewards, row 5", for a row of the concatenated array."""
-        ends = np.cumsum(self.lengths + (field == "observations"))
+        """Where the row of a step lies, such as "episode_3, rewards, row 5"."""
+        ends = np.cumsum(self.lengths)
         episode = int(np.searchsorted(ends, row, side="right"))
-        return f"{self.names[episode]}, {field}, row {row - (ends[episode - 1] if episode else 0)}"
+        row -= int(ends[episode - 1]) if episode else 0
+        return f"{self.names[episode]}, {field.removeprefix(_NEXT)}, row {row + field.startswith(_NEXT)}"
 
 
-def _read_episodes(file: h5py.File, path: Path, task: Task) -> _Episodes:
+def _read_episodes(file: h5py.File, path: Path, task: Task, widths: dict[str, int]) -> _Episodes:
     names = [name for name in map(str, file) if re.fullmatch(r"episode_\d+", name)]
     names.sort(key=lambda name: int(name.removeprefix("episode_")))  # HDF5's own order: episode_10 before episode_2
     if not names:
         raise InputError(f"{path}: holds no episodes; groups episode_0, episode_1, ... are needed")
-    width = {"observations": (task.obs_dim,), "actions": (task.act_dim,)}
-    parts: dict[str, list[np.ndarray]] = {field: [] for field in _FIELDS}
+    observations = {f"observations/{leaf}".rstrip("/"): (size,) for leaf, size in widths.items()}
+    shapes = observations | {"actions": (task.act_dim,), "rewards": (), "terminations": (), "truncations": ()}
+    parts: dict[str, list[np.ndarray]] = {field: [] for field in shapes}
+    packed = os.path.getsize(path)
     for name in names:
         group = h5g.open(file.id, name.encode())
-        for field in _FIELDS:
-            parts[field].append(_read(group, field, width.get(field, ()), f"{path}: {name}"))
+        for field, shape in shapes.items():
+            parts[field].append(_read(group, field, shape, f"{path}: {name}", packed))
         steps = len(parts["rewards"][-1])
         if steps == 0:
             raise InputError(f"{path}: {name} has no steps; every episode needs at least one, remove the group")
-        for field in _FIELDS:
-            rows, expected = len(parts[field][-1]), steps + (field == "observations")
+        for field in shapes:
+            rows, expected = len(parts[field][-1]), steps + (field in observations)
             if rows != expected:
                 raise InputError(
                     f"{path}: {name}, {field}: {rows} rows; rewards has {steps}, so {expected} rows are needed"
@@ -223,62 +281,52 @@ def _read_episodes(file: h5py.File, path: Path, task: Task) -> _Episodes:
     lengths = np.array([len(rewards) for rewards in parts["rewards"]])
     if lengths.max() == 1:
         raise InputError(f"{path}: no episode has a second step; sequences of steps are needed, not single ones")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
-        arrays = {field: np.concatenate(parts[field]).astype(dtype) for field, dtype in _FIELDS.items()}
+    arrays = {field: np.concatenate(parts.pop(field)) for field in shapes}
+    leaves = [arrays.pop(field) for field in observations]
+    arrays["observations"] = leaves[0] if len(leaves) == 1 else np.concatenate(leaves, axis=1)
     return _Episodes(names, lengths, arrays)
 
 
-def _read(group: h5g.GroupID, field: str, width: tuple[int, ...], where: str) -> np.ndarray:
+def _read(group: h5g.GroupID, field: str, width: tuple[int, ...], where: str, packed: int) -> np.ndarray:
     """One array of an episode, through h5py's low-level interface: a third of the time for sets of short episodes."""
     name = field.encode()
-    if name not in group:
-        raise InputError(f"{where}: {field} is missing; an episode needs {', '.join(_FIELDS)}")
     try:
+        if name not in group:
+            raise InputError(f"{where}: {field} is missing; an episode needs {', '.join(_FIELDS)}")
         data = h5d.open(group, name)
     except (KeyError, ValueError) as error:
-        raise InputError(f"{where}, {field}: not an array ({error}); Dict spaces are not supported yet") from error
+        raise InputError(f"{where}, {field}: not an array ({error}); metadata.json says it is one") from error
     shape, dtype = data.shape, data.dtype
-    if dtype.kind not in ("biu" if _FIELDS[field] is np.bool_ else "biuf"):
-        raise InputError(f"{where}, {field}: dtype {dtype}; {_FIELDS[field].__name__} is needed")
+    if dtype.kind not in ("biu" if field in ("terminations", "truncations") else "biuf"):
+        needed = "bool" if field in ("terminations", "truncations") else "float32"
+        raise InputError(f"{where}, {field}: dtype {dtype}; {needed} is needed")
     if not shape or shape[1:] != width:
         raise InputError(f"{where}, {field}: shape {shape}; {('rows', *width)} is needed".replace("'", ""))
+    check_size(f"{where}, {field}", shape, dtype.itemsize, packed)
     array = np.empty(shape, dtype)
     data.read(h5s.ALL, h5s.ALL, array)
     return array
 
 
 def _assemble(episodes: _Episodes, task: Task, path: Path) -> Transitions:
-    arrays = episodes.arrays
-    for field in ("observations", "actions", "rewards"):
-        _refuse(~np.isfinite(arrays[field]), field, episodes, path, "finite float32 numbers are needed")
-    low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
-    slack = _ACTION_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
-    outside = (arrays["actions"] < low - slack) | (arrays["actions"] > high + slack)
-    _refuse(outside, "actions", episodes, path, f"the action space is {task.action_low} to {task.action_high}")
-
-    last = np.zeros(episodes.lengths.sum(), dtype=bool)
-    last[np.cumsum(episodes.lengths) - 1] = True
+    arrays, lengths = episodes.arrays, episodes.lengths
+    last = np.zeros(lengths.sum(), dtype=bool)
+    last[np.cumsum(lengths) - 1] = True
     for field in ("terminations", "truncations"):
-        _refuse(arrays[field] & ~last, field, episodes, path, "only an episode's last row may end it")
-    terminal = arrays["terminations"]
-
-    first_row = np.concatenate([[0], np.cumsum(episodes.lengths + 1)[:-1]])
-    last_row = np.cumsum(episodes.lengths + 1) - 1
-    return Transitions(
-        obs=np.delete(arrays["observations"], last_row, axis=0),
-        action=arrays["actions"].clip(low, high),
-        reward=arrays["rewards"],
-        next_obs=np.delete(arrays["observations"], first_row, axis=0),
-        terminal=terminal,
-        timeout=last & ~terminal,
+        if (early := (arrays[field] != 0) & ~last).any():
+            place = episodes.locate(field, int(np.argmax(early)))
+            raise InputError(f"{path}: {place}: True; only an episode's last row may end it")
+    observations, final = arrays["observations"], np.cumsum(lengths + 1) - 1
+    first = final - lengths
+    return assemble(
+        where=str(path),
         task=task,
+        obs=np.delete(observations, final, axis=0),
+        action=arrays["actions"],
+        reward=arrays["rewards"],
+        terminal=arrays["terminations"] != 0,
+        timeout=last,
+        next_obs=np.delete(observations, first, axis=0),
+        names=_CALLED,
+        locate=episodes.locate,
     )
-
-
-def _refuse(bad: np.ndarray, field: str, episodes: _Episodes, path: Path, needed: str) -> None:
-    """Raises InputError on the first of the `bad` entries, if there is one."""
-    if bad.any():
-        row, *column = np.argwhere(bad)[0]
-        value = episodes.arrays[field][(row, *column)]
-        place = episodes.locate(field, row) + "".join(f", column {index}" for index in column)
-        raise InputError(f"{path}: {place}: {value!s}; {needed}")

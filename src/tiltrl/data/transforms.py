@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from tiltrl.data.registry import env_id
+from tiltrl.data.registry import RewardsName, env_id, reference_of
 from tiltrl.errors import InputError
-from tiltrl.types import Task, Transitions
+from tiltrl.types import Task, Transitions, parts, read
 
 
 def join(a: Transitions, b: Transitions) -> Transitions:
@@ -39,19 +40,55 @@ _MUST_AGREE: dict[str, Callable[[Task], object]] = {
 }
 
 
-def scale_rewards(transitions: Transitions, name: str) -> Float[np.ndarray, " steps"]:
+def take_episodes(transitions: Transitions, start: float | None, stop: float | None) -> Transitions:
+    """Whole episodes from `start` up to `stop`, in recorded order; with a point shares of their number, else counts.
+
+    Shares are rounded to whole episodes, so that what ends at a share and what starts there share none and miss none.
+
+    Raises:
+        InputError: no episode lies between them.
+    """
+    count = len(transitions.ends)
+
+    def place(bound: float) -> int:
+        return round(bound * count) if isinstance(bound, float) else min(bound, count)
+
+    first, last = place(0 if start is None else start), place(count if stop is None else stop)
+    if first >= last:
+        raise InputError(
+            f"{transitions.task.dataset}: the slice takes no episode: it begins at number {first} and ends before "
+            f"number {last}, of {count}; take one at least"
+        )
+    return transitions.take(np.arange(transitions.starts[first], transitions.ends[last - 1] + 1))
+
+
+def rewards_for(task: Task, asked: RewardsName | Literal["auto"] = "auto") -> RewardsName:
+    """The reward transform that was asked for, or, with "auto", the usual one of the task's environment or data set.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    name = reference_of(task).reward_transform if asked == "auto" else asked
+    if name not in REWARD_TRANSFORMS:
+        raise InputError(f"reward transform {name!r} is unknown; choose one of auto, {', '.join(REWARD_TRANSFORMS)}")
+    return name
+
+
+def scale_rewards(transitions: Transitions, name: RewardsName) -> Float[np.ndarray, " steps"]:
     """The rewards to train on, float32, by the named transform.
 
-    - `locomotion`: times 1000 / (largest - smallest episode return) (IQL, Kostrikov et al. 2021, Appendix B).
+    - `locomotion`: times 1000 / (largest - smallest episode return) (IQL, Kostrikov et al. 2021, Appendix B). Returns
+      are those of whole episodes, each to its terminal or timeout.
     - `antmaze`: minus 1, so that each step not at the goal costs 1 (same source).
+    - `kitchen`: as recorded, tasks done so far (same source); another name for `none`.
+    - `normalize`: over their standard deviation, so that rewards of any units have the scale of 1. They are not
+      centered: a constant added would change what is best where episodes differ in length.
     - `none`: as recorded.
 
     Raises:
-        InputError: the name is unknown, or `locomotion` is asked for and all returns are equal.
+        InputError: the name is unknown, or the data cannot be scaled so, its returns or rewards being all equal.
     """
-    if name not in REWARD_TRANSFORMS:
-        raise InputError(f"reward transform {name!r} is unknown; choose one of {', '.join(REWARD_TRANSFORMS)}")
-    return REWARD_TRANSFORMS[name](transitions).astype(np.float32)
+    return REWARD_TRANSFORMS[rewards_for(transitions.task, name)](transitions).astype(np.float32)
 
 
 def _by_return_range(transitions: Transitions) -> np.ndarray:
@@ -65,15 +102,29 @@ def _by_return_range(transitions: Transitions) -> np.ndarray:
     return transitions.reward * (1000.0 / span)
 
 
-REWARD_TRANSFORMS: dict[str, Callable[[Transitions], np.ndarray]] = {
+def _by_deviation(transitions: Transitions) -> np.ndarray:
+    std = transitions.reward.std(dtype=np.float64)
+    if std <= np.finfo(np.float32).eps * np.abs(transitions.reward).max():
+        raise InputError(
+            f"{transitions.task.dataset}: reward transform 'normalize' divides by the deviation of the rewards, and "
+            f"all {len(transitions)} are {transitions.reward[0]:g}; use the reward transform 'none'"
+        )
+    return transitions.reward / std
+
+
+REWARD_TRANSFORMS: dict[RewardsName, Callable[[Transitions], np.ndarray]] = {
     "locomotion": _by_return_range,
     "antmaze": lambda transitions: transitions.reward - 1.0,
+    "kitchen": lambda transitions: transitions.reward,
+    "normalize": _by_deviation,
     "none": lambda transitions: transitions.reward,
 }
 
 
-def split_episodes(transitions: Transitions, held_out_fraction: float, seed: int) -> tuple[Transitions, Transitions]:
-    """Train and held-out parts, by whole episodes, each part in recorded order.
+def split_episodes(
+    transitions: Transitions, held_out_fraction: float, seed: int
+) -> tuple[Transitions, Int[np.ndarray, " rows"], Transitions]:
+    """Train and held-out parts, by whole episodes, each part in recorded order; the larger one is not copied.
 
     Five episodes are held out at least, or half of fewer than ten.
 
@@ -84,29 +135,27 @@ def split_episodes(transitions: Transitions, held_out_fraction: float, seed: int
         held_out_fraction: of the episodes (of the steps, where there is one episode), between 0 and 1, exclusive.
         seed: which episodes are held out.
 
+    Returns:
+        The transitions (with the cut, if there is one), those of their steps to train on, and what is held out.
+
     Raises:
         InputError: the fraction is out of range, or there is only one step.
     """
     if not 0 < held_out_fraction < 1:
         raise InputError(f"held_out_fraction = {held_out_fraction}; it must lie between 0 and 1, exclusive")
-    count = len(transitions.ends)
+    steps, count = np.arange(len(transitions)), len(transitions.ends)
     if count == 1:
-        return _cut_last_part(transitions, held_out_fraction)
+        if len(steps) < 2:
+            name = transitions.task.dataset
+            raise InputError(f"{name}: one step cannot be split into train and held-out data; give more")
+        cut = len(steps) - _share(len(steps), held_out_fraction)
+        transitions = replace(transitions, timeout=transitions.timeout | (steps == cut - 1))
+        return transitions, steps[:cut], transitions.take(steps[cut:])
     # A handful at least, where there are that many: from fewer nothing can be told about episodes.
     held = max(_share(count, held_out_fraction), min(5, count // 2))
     chosen = np.random.default_rng(seed).permutation(count)[:held]
-    lengths = transitions.ends - transitions.starts + 1
-    held_out = np.repeat(np.isin(np.arange(count), chosen), lengths)
-    return transitions.take(np.flatnonzero(~held_out)), transitions.take(np.flatnonzero(held_out))
-
-
-def _cut_last_part(episode: Transitions, held_out_fraction: float) -> tuple[Transitions, Transitions]:
-    steps = len(episode)
-    if steps < 2:
-        raise InputError(f"{episode.task.dataset}: one step cannot be split into train and held-out data; give more")
-    cut = steps - _share(steps, held_out_fraction)
-    train, held_out = episode.take(np.arange(cut)), episode.take(np.arange(cut, steps))
-    return replace(train, timeout=np.arange(cut) == cut - 1), held_out
+    held_out = np.repeat(np.isin(np.arange(count), chosen), transitions.ends - transitions.starts + 1)
+    return transitions, steps[~held_out], transitions.take(steps[held_out])
 
 
 def _share(count: int, fraction: float) -> int:
@@ -143,6 +192,14 @@ def observation_statistics(
 
     "Constant" is anything finer than float32 resolves, since dividing by it would only magnify rounding.
     """
-    std = obs.std(axis=0, dtype=np.float64)
-    constant = std <= np.finfo(np.float32).eps * np.abs(obs).max(axis=0)
-    return obs.mean(axis=0, dtype=np.float64).astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+    total, largest = np.zeros(obs.shape[1]), np.zeros(obs.shape[1], obs.dtype)
+    for part in parts(len(obs)):
+        some = read(obs, part)
+        total += some.sum(axis=0, dtype=np.float64)
+        largest = np.maximum(largest, np.abs(some).max(axis=0))
+    mean, squares = total / len(obs), np.zeros(obs.shape[1])
+    for part in parts(len(obs)):
+        squares += np.square(read(obs, part) - mean).sum(axis=0)
+    std = np.sqrt(squares / len(obs))
+    constant = std <= np.finfo(np.float32).eps * largest
+    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)

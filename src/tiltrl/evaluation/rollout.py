@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -13,14 +11,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float, Int
 
+from tiltrl.environments import leaves, make
 from tiltrl.errors import InputError
 from tiltrl.types import Task
 
 Act = Callable[[Float[np.ndarray, "episodes obs"], int], Float[np.ndarray, "episodes act"]]
 OnStep = Callable[[int, int, int], None]
-
-# Packages whose import registers their environments, and the extra that installs them.
-_PROVIDERS = {"gymnasium_robotics": "robotics", "ogbench": "ogbench"}
 
 
 @dataclass(frozen=True)
@@ -60,14 +56,7 @@ def make_env(task: Task) -> gymnasium.Env:
     if spec.additional_wrappers:
         names = ", ".join(wrapper.name for wrapper in spec.additional_wrappers)
         raise InputError(f"{where}: was recorded through the wrappers {names}; only unwrapped environments can be made")
-    arguments = {key: value for key, value in (spec.kwargs or {}).items() if key != "render_mode"}  # open no window
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an outdated version is what the data was recorded in, and so the right one
-        _register(spec, where)
-        try:
-            env = gymnasium.make(spec.id, spec.max_episode_steps, disable_env_checker=True, **arguments)
-        except Exception as error:  # other people's code with the data's arguments: whatever it raises is about those
-            raise InputError(f"{where}: cannot be made: {_line(error)}") from error
+    env = make(spec, where)
     if mismatch := _mismatch(env, task):
         env.close()
         raise InputError(f"{where}: {mismatch}")
@@ -110,7 +99,7 @@ def rollout(act: Act, task: Task, *, episodes: int, seed: int, on_step: OnStep |
         assert spec is not None and spec.max_episode_steps is not None, "make_env refuses an environment without"
         horizon = spec.max_episode_steps
         low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
-        obs = np.stack([env.reset(seed=int(s))[0] for env, s in zip(envs, seeds, strict=True)]).astype(np.float32)
+        obs = np.stack([task.flat_obs(env.reset(seed=int(s))[0]) for env, s in zip(envs, seeds, strict=True)])
         step = 0
         while running.any():
             # A copy, because JAX may read the array it is given in place, and later than it returns.
@@ -121,7 +110,8 @@ def rollout(act: Act, task: Task, *, episodes: int, seed: int, on_step: OnStep |
                 raise InputError(f"policy: an action is NaN or infinite at step {step}")
             action = np.clip(action, low, high).astype(np.float32)  # rounding may overstep the bounds
             for i in np.flatnonzero(running):
-                obs[i], reward, terminal, timeout, _ = envs[i].step(action[i])
+                seen, reward, terminal, timeout, _ = envs[i].step(action[i])
+                obs[i] = task.flat_obs(seen)
                 returns[i] += reward
                 lengths[i] += 1
                 running[i] = not (terminal or timeout)
@@ -131,30 +121,16 @@ def rollout(act: Act, task: Task, *, episodes: int, seed: int, on_step: OnStep |
     return Episodes(returns, lengths, seeds)
 
 
-def _register(spec: EnvSpec, where: str) -> None:
-    """Make Gymnasium know the environment, importing the package it comes from where that is a known one."""
-    if spec.id in gymnasium.registry:
-        return
-    package = str(spec.entry_point).partition(":")[0].partition(".")[0]
-    if package in _PROVIDERS:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(f"{where}: is not installed: `pip install 'tiltrl[{_PROVIDERS[package]}]'`") from error
-    if spec.id not in gymnasium.registry:
-        raise InputError(
-            f"{where}: is unknown to Gymnasium {gymnasium.__version__}; `pip install` the package that provides it "
-            f"(recorded as {spec.entry_point}) and import it first"
-        )
-
-
 def _mismatch(env: gymnasium.Env, task: Task) -> str | None:
     """What makes the environment unfit for the data, naming both sides; None when it fits."""
     seen, acts = env.observation_space, env.action_space
     if env.spec is None or env.spec.max_episode_steps is None:
         return "has no max_episode_steps, so an episode might never end; give the data's env_spec one"
-    if seen.shape != (task.obs_dim,):
-        return f"its observations are {seen}, but those of the data have {task.obs_dim} dimensions"
+    sizes = leaves(seen) or {}
+    wanted = task.obs_keys or ("",)
+    if not set(wanted) <= sizes.keys() or sum(sizes[key] for key in wanted) != task.obs_dim:
+        parts = f" ({', '.join(task.obs_keys)})" if task.obs_keys else ""
+        return f"its observations are {seen}, but those of the data have {task.obs_dim} dimensions{parts}"
     if not isinstance(acts, gymnasium.spaces.Box) or acts.shape != (task.act_dim,):
         return f"its actions are {acts}, but those of the data have {task.act_dim} dimensions"
     # float32 in the environment, decimal in the data's JSON

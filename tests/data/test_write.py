@@ -180,7 +180,7 @@ NO_END = np.zeros(8, bool)
 REFUSED = [
     ("set-v0", broken(next_obs=UNCHAINED), {}, "step 5, next_obs: is not the obs of step 6 of the same episode"),
     ("set-v0", broken(terminal=NO_END), {}, "step 7, the last, ends no episode"),
-    ("set-v0", logged().take(np.arange(0)), {}, "holds no steps; there is nothing to write"),
+    ("set-v0", logged().take(np.arange(0)), {}, "holds no steps; at least one episode is needed"),
     ("set", logged(), {}, "dataset id 'set' is no Minari id; it must look like name-v0"),
     ("../set-v0", logged(), {}, "dataset id '../set-v0' is no Minari id"),
     ("a/set-v0", logged(), {}, "dataset id 'a/set-v0' is no Minari id"),

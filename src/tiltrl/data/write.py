@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from tiltrl.errors import InputError
-from tiltrl.types import Task, Transitions, as_json
+from tiltrl.types import Task, Transitions, as_json, parts, read
 
 OnProgress = Callable[[int, int], None]
 """Called with (episodes written, episodes in all)."""
@@ -35,7 +35,6 @@ _FLAT = {  # D4RL's names, which .npz files have too
     "terminals": "terminal",
     "timeouts": "timeout",
 }
-_BLOCK = 1 << 18  # rows looked at together: megabytes, however long the data
 
 
 def write_minari(
@@ -73,7 +72,7 @@ def write_minari(
     target, task = Path(folder).expanduser(), transitions.task
     if not _MINARI_ID.fullmatch(dataset_id):
         raise InputError(f"dataset id {dataset_id!r} is no Minari id; it must look like name-v0 or group/name-v0")
-    _check_whole(transitions)
+    check_whole(transitions)
     _check_chained(transitions)
     starts, stops = transitions.starts, transitions.ends + 1
     seeds = _seeds(seed, len(starts), task)
@@ -87,13 +86,14 @@ def write_minari(
                 group.attrs["id"], group.attrs["total_steps"] = index, stop - start
                 if seeds is not None:
                     group.attrs["seed"] = seeds[index]
-                obs = np.concatenate([transitions.obs[start:stop], transitions.next_obs[stop - 1 : stop]])
+                rows, last = slice(start, stop), slice(stop - 1, stop)
+                obs = np.concatenate([read(transitions.obs, rows), read(transitions.next_obs, last)])
                 for path, columns in leaves.items():
                     group["/".join(filter(None, ("observations", path)))] = obs[:, columns]
-                group["actions"] = transitions.action[start:stop]
-                group["rewards"] = transitions.reward[start:stop]
-                group["terminations"] = transitions.terminal[start:stop]
-                group["truncations"] = transitions.timeout[start:stop]
+                group["actions"] = read(transitions.action, rows)
+                group["rewards"] = transitions.reward[rows]
+                group["terminations"] = transitions.terminal[rows]
+                group["truncations"] = transitions.timeout[rows]
                 if on_progress is not None:
                     on_progress(index + 1, len(starts))
         size = (data / "main_data.hdf5").stat().st_size
@@ -108,7 +108,7 @@ def write_npz(transitions: Transitions, path: str | os.PathLike[str], *, overwri
         InputError: there are no whole episodes; `path` exists, is not named .npz, or cannot be written.
     """
     target = _named(path, (".npz",))
-    _check_whole(transitions)
+    check_whole(transitions)
     with _file_aside(target, overwrite) as aside, aside.open("wb") as file:
         arrays = {name: getattr(transitions, field) for name, field in _FLAT.items()}
         np.savez(file, meta=np.array(json.dumps(as_json(transitions.task))), **arrays)
@@ -121,7 +121,7 @@ def write_d4rl(transitions: Transitions, path: str | os.PathLike[str], *, overwr
         InputError: there are no whole episodes; `path` exists, is not named .hdf5 or .h5, or cannot be written.
     """
     target = _named(path, (".hdf5", ".h5"))
-    _check_whole(transitions)
+    check_whole(transitions)
     with _file_aside(target, overwrite) as aside, h5py.File(aside, "w") as file:
         for name, field in _FLAT.items():
             file.create_dataset(name, data=getattr(transitions, field), compression="gzip", shuffle=True)
@@ -131,10 +131,15 @@ def write_d4rl(transitions: Transitions, path: str | os.PathLike[str], *, overwr
 # --- What can be said -------------------------------------------------------------------------------------------------
 
 
-def _check_whole(transitions: Transitions) -> None:
+def check_whole(transitions: Transitions) -> None:
+    """Refuse what holds no steps, or ends before its last episode does.
+
+    Raises:
+        InputError: as said.
+    """
     steps, ends = len(transitions), transitions.terminal | transitions.timeout
     if not steps:
-        raise InputError(f"{transitions.task.dataset}: holds no steps; there is nothing to write")
+        raise InputError(f"{transitions.task.dataset}: holds no steps; at least one episode is needed")
     if not ends[-1]:
         raise InputError(
             f"{transitions.task.dataset}: step {steps - 1}, the last, ends no episode; set its timeout (or terminal)"
@@ -143,12 +148,11 @@ def _check_whole(transitions: Transitions) -> None:
 
 def _check_chained(transitions: Transitions) -> None:
     inside = ~(transitions.terminal | transitions.timeout)
-    for first in range(0, len(transitions) - 1, _BLOCK):
-        rows = slice(first, min(first + _BLOCK, len(transitions) - 1))
-        after = slice(rows.start + 1, rows.stop + 1)
-        apart = inside[rows] & (transitions.next_obs[rows] != transitions.obs[after]).any(axis=1)
+    for rows in parts(len(transitions) - 1):
+        following = read(transitions.obs, slice(rows.start + 1, rows.stop + 1))
+        apart = inside[rows] & (read(transitions.next_obs, rows) != following).any(axis=1)
         if apart.any():
-            step = first + int(np.argmax(apart))
+            step = rows.start + int(np.argmax(apart))
             raise InputError(
                 f"{transitions.task.dataset}: step {step}, next_obs: is not the obs of step {step + 1} of the same "
                 "episode, which Minari's format cannot hold; set that step's timeout, or write npz or d4rl instead"

@@ -1,0 +1,96 @@
+"""Finished episodes of a collection that is still going on, kept so that the same command continues it.
+
+They lie in `<target>.parts` beside the target: `settings.json`, and blocks of episodes named by their first one. Only
+when all are there is the target written and renamed into place, and the parts are removed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiltrl.errors import InputError
+from tiltrl.files import read_json, write_atomically, write_json
+from tiltrl.types import Task, Transitions, as_json
+
+_ARRAYS = tuple(field.name for field in dataclasses.fields(Transitions) if field.name != "task")
+
+
+def concatenate(blocks: list[Transitions]) -> Transitions:
+    """The episodes of all blocks, in order."""
+    arrays = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in _ARRAYS}
+    return Transitions(**arrays, task=blocks[0].task)
+
+
+class Parts:
+    """The folder of a collection's finished episodes."""
+
+    def __init__(self, target: Path, settings: dict[str, Any]):
+        """Open what an earlier session left, or begin.
+
+        Raises:
+            InputError: the folder holds episodes made with other settings, or anything else, or cannot be written.
+        """
+        self.folder = target.with_name(f"{target.name}.parts")
+        file = self.folder / "settings.json"
+        if file.is_file():
+            refuse_other_settings(self.folder, read_json(file), settings)
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise InputError(f"{self.folder}: is where unfinished episodes go, but holds something else; move it away")
+        else:
+            write_json(file, settings)
+
+    def load(self, task: Task) -> tuple[list[Transitions], int]:
+        """The blocks of episodes that are here, and how many episodes they are.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        blocks, episodes = [], 0
+        for file in sorted(self.folder.glob("episodes-*.npz")):
+            if file.name != _name(episodes):
+                continue  # of a second process that was started at the same time; the next save replaces it
+            try:
+                with np.load(file, allow_pickle=False) as arrays:
+                    block = Transitions(**{name: arrays[name] for name in _ARRAYS}, task=task)
+            except (OSError, ValueError, KeyError, EOFError) as error:
+                raise InputError(f"{file}: is damaged ({error}); delete {self.folder} to start again") from error
+            blocks.append(block)
+            episodes += len(block.ends)
+        return blocks, episodes
+
+    def save(self, first: int, episodes: list[Transitions]) -> None:
+        """Keep a block of whole episodes, of which `first` is the number of the first.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        block, buffer = concatenate(episodes), io.BytesIO()
+        np.savez(buffer, **{name: getattr(block, name) for name in _ARRAYS})
+        write_atomically(self.folder / _name(first), buffer.getvalue())
+
+    def remove(self) -> None:
+        """Delete the folder; all of it is in the target now."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _name(first: int) -> str:
+    return f"episodes-{first:09d}.npz"
+
+
+def refuse_other_settings(folder: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compare settings.
+
+    Raises:
+        InputError: they differ; names the first that does.
+    """
+    for name, value in as_json(settings).items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{folder}: was collected with {name} = {found.get(name)!r}, not {value!r}; give another --out"
+            )

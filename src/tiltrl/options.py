@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from tiltrl.data.registry import RewardsOption
 from tiltrl.presets import PresetName
 
 
@@ -16,7 +17,9 @@ class RunConfig:
     """What a run is asked to do. Each field is an option of the command line, and its docstring the help."""
 
     dataset: tyro.conf.Positional[str]
-    """Logged data: a Minari id or folder, `demo` for the bundled Hopper data, or `a+b` for two sets joined."""
+    """Logged data: a Minari id or folder, d4rl:NAME, ogbench:NAME, a LeRobot folder, a .npz, .hdf5 or .parquet file of
+    arrays such as log.npz?obs=state&action=u, or `demo`, the bundled Hopper data; `a+b` joins two, `a[:0.1]` takes the
+    first tenth of the episodes."""
     preset: PresetName = "fast"
     """`fast` trains in minutes on a laptop; `paper` is the paper's networks and schedules (hours on a GPU)."""
     beta: tuple[float, ...] = ()
@@ -27,6 +30,9 @@ class RunConfig:
     """The first seed."""
     label_fraction: float = 1.0
     """Share of the data's states whose candidates get values (the paper reaches 95 % of the score with 0.01)."""
+    rewards: RewardsOption = "auto"
+    """How rewards are transformed for the critic: `locomotion` (1000 over the range of returns), `antmaze` (minus 1),
+    `kitchen` or `none` (as recorded), `normalize` (over their deviation). `auto`: as is usual for the environment."""
     episodes: int = 20
     """Episodes that each policy is evaluated on."""
     budget: float = 1.0
@@ -37,4 +43,5 @@ class RunConfig:
     @property
     def folder(self) -> Path:
         """Where the run goes: `out`, or a folder named after the data set and preset."""
-        return self.out or Path("runs") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', self.dataset).strip('-')}-{self.preset}"
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.dataset).strip("-.")[-100:]  # the name of a file has an end
+        return self.out or Path("runs") / f"{name}-{self.preset}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,10 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("tiltrl", "jax", "equinox", "gymnasium", "mujoco")}
 
 
+Observation = Float[np.ndarray, "*batch obs"] | Mapping[str, Any]
+"""A vector, or a Dict as the environment gives it; either with leading dimensions."""
+
+
 class Policy:
     """A diffusion policy, behavior or aligned, with its own random numbers.
 
@@ -119,20 +124,25 @@ class Policy:
         """The same networks with some fields of the configuration changed, such as `candidates=1`."""
         return Policy(self.network, dataclasses.replace(self.config, **changes), self.critic, self.seed)
 
-    def sample(self, obs: Float[np.ndarray, "*batch obs"]) -> Float[np.ndarray, "*batch act"]:
+    def sample(self, obs: Observation) -> Float[np.ndarray, "*batch act"]:
         """One action for each observation, within the action space's bounds.
 
+        Args:
+            obs: as arrays; or, where the task's environment has Dict observations, as it gives them (the leaves may
+                have leading dimensions, the same for all).
+
         Raises:
-            InputError: the last dimension is not the observation's size, or a value is not finite.
+            InputError: the last dimension is not the observation's size, a part of a Dict is missing, or a value is
+                not finite.
         """
-        rows, lead = self._rows("obs", obs, self.config.task.obs_dim)
+        rows, lead = self._rows("obs", self._flat(obs), self.config.task.obs_dim)
         self._key, key = jax.random.split(self._key)
         c = self.config
         unit = _act(self.network, self.critic, c.scaling.normalize_obs(rows), key, c.sampler, c.candidates, c.pessimism)
         return c.scaling.to_env(np.asarray(unit)).reshape(*lead, -1)
 
     def energy(
-        self, obs: Float[np.ndarray, "*batch obs"], action: Float[np.ndarray, "*batch act"], t: float = T_MIN
+        self, obs: Observation, action: Float[np.ndarray, "*batch act"], t: float = T_MIN
     ) -> Float[np.ndarray, "*batch"]:
         """`f(a | s, t)`: the log-density of actions up to a constant of (s, t) (EDA, Eq. 11), in one forward pass.
 
@@ -150,7 +160,7 @@ class Policy:
 
     def log_prob(
         self,
-        obs: Float[np.ndarray, "*batch obs"],
+        obs: Observation,
         action: Float[np.ndarray, "*batch act"],
         *,
         rtol: float = 1e-4,
@@ -225,11 +235,26 @@ class Policy:
 
     def _pairs(self, obs: Any, action: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
         """Observations and actions as the network takes them, row by row, and their common leading shape."""
-        rows, lead = self._rows("obs", obs, self.config.task.obs_dim)
+        rows, lead = self._rows("obs", self._flat(obs), self.config.task.obs_dim)
         actions, action_lead = self._rows("action", action, self.config.task.act_dim)
         if lead != action_lead:
             raise InputError(f"obs has leading shape {lead} but action {action_lead}; one action for each observation")
         return self.config.scaling.normalize_obs(rows), self.config.scaling.to_unit(actions), lead
+
+    def _flat(self, obs: Any) -> Any:
+        """A Dict observation as the vector that the networks were trained on; anything else as it is."""
+        task = self.config.task
+        if not isinstance(obs, Mapping):
+            return obs
+        if not task.obs_keys:
+            raise InputError(f"obs is a Dict of {', '.join(map(str, obs))}; {task.dataset} has plain vectors")
+        try:
+            return task.flat_obs(obs)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise InputError(
+                f"obs cannot be joined from its parts {', '.join(task.obs_keys)} ({type(error).__name__}: {error}); "
+                "all are needed, as arrays with the same leading dimensions"
+            ) from error
 
     @staticmethod
     def _rows(name: str, value: Any, size: int) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -245,7 +270,7 @@ class Policy:
 def log_ratio(
     pi: Policy,
     mu: Policy,
-    obs: Float[np.ndarray, "*batch obs"],
+    obs: Observation,
     action: Float[np.ndarray, "*batch act"],
     t: float = T_MIN,
 ) -> Float[np.ndarray, "*batch"]:

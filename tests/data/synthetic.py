@@ -52,12 +52,16 @@ def write_minari(folder: Path, episodes: list[dict[str, Any]] | None = None, **o
     with h5py.File(data / "main_data.hdf5", "w") as file:
         for index, arrays in enumerate(episodes):
             group = file.create_group(f"episode_{index}")
-            for name, value in arrays.items():
-                if isinstance(value, dict):
-                    group.create_group(name)
-                else:
-                    group[name] = value
+            _write(group, arrays)
     return folder
+
+
+def _write(group: h5py.Group, tree: dict[str, Any]) -> None:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            _write(group.create_group(name), value)
+        else:
+            group[name] = value
 
 
 def transitions(lengths: list[int], reward: Any = None, terminal: bool = True, **task: Any) -> Transitions:

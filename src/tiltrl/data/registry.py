@@ -16,6 +16,8 @@ from tiltrl.types import Task
 
 RewardsName = Literal["locomotion", "antmaze", "kitchen", "normalize", "none"]
 """The reward transforms; `transforms.scale_rewards` says what they do."""
+RewardsOption = Literal["auto", RewardsName]
+"""Likewise, or the usual one of the task."""
 
 
 @dataclass(frozen=True)

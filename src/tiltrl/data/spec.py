@@ -65,10 +65,15 @@ def parse(spec: str) -> list[Part]:
     pieces, parts = spec.split("+"), []
     while pieces:
         joined = ("+".join(pieces[:count]) for count in range(len(pieces), 1, -1))
-        text = next((text for text in joined if any(_exists(name) for name, *_ in _readings(text))), pieces[0])
+        text = next(filter(_is_a_path_with_plus, joined), pieces[0])
         parts.append(_part(text))
         pieces = pieces[text.count("+") + 1 :]
     return parts
+
+
+def _is_a_path_with_plus(text: str) -> bool:
+    """Whether the text is a path, perhaps with columns or a slice behind it, and every "+" in it is the path's."""
+    return any(_exists(name) and name.count("+") == text.count("+") for name, *_ in _readings(text))
 
 
 def _part(text: str) -> Part:

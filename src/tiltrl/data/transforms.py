@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tiltrl.data.registry import RewardsName, env_id, reference_of
+from tiltrl.data.registry import RewardsName, RewardsOption, env_id, reference_of
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions, parts, read
 
@@ -62,7 +61,7 @@ def take_episodes(transitions: Transitions, start: float | None, stop: float | N
     return transitions.take(np.arange(transitions.starts[first], transitions.ends[last - 1] + 1))
 
 
-def rewards_for(task: Task, asked: RewardsName | Literal["auto"] = "auto") -> RewardsName:
+def rewards_for(task: Task, asked: RewardsOption = "auto") -> RewardsName:
     """The reward transform that was asked for, or, with "auto", the usual one of the task's environment or data set.
 
     Raises:

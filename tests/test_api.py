@@ -11,7 +11,7 @@ from tiltrl.data.transforms import split_episodes
 
 @pytest.fixture(scope="module")
 def small() -> tuple[tiltrl.Transitions, object]:
-    _, data = split_episodes(tiltrl.load("demo"), 0.05, seed=0)
+    _, _, data = split_episodes(tiltrl.load("demo"), 0.05, seed=0)
     preset = tiltrl.FAST.scaled(0.005)
     annotate = dataclasses.replace(preset.annotate, states=64)
     return data, dataclasses.replace(preset, annotate=annotate)

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
-from tiltrl.data.registry import env_id, reference
-from tiltrl.data.transforms import scale_rewards, split_episodes
+from tiltrl.data.registry import RewardsOption
+from tiltrl.data.transforms import rewards_for, scale_rewards, split_episodes
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import Episodes, OnStep, rollout
@@ -27,12 +28,14 @@ from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import assess, train_critic
 from tiltrl.stages.keys import stage_key
-from tiltrl.stages.prepare import scaling_of
-from tiltrl.types import Scaling, Transitions
+from tiltrl.stages.prepare import behavior_data, scaling_of
+from tiltrl.types import Scaling, Transitions, read
 
 MOST_SEEDS = 100_000
 EPISODES_A_SEED = 10_000
 """Environment seeds set aside for each seed."""
+MOST_HELD_OUT = 200_000
+"""Steps, about, that are held out for the critic's trust check at most: the behavior is sampled at each."""
 
 
 def member(stacked: Any, index: int) -> Any:
@@ -40,31 +43,34 @@ def member(stacked: Any, index: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
-def critic_rewards(data: Transitions) -> np.ndarray:
-    """The rewards a critic trains on, by the transform that the registry names for the data's environment.
+def critic_rewards(data: Transitions, rewards: RewardsOption = "auto") -> np.ndarray:
+    """The rewards a critic trains on: by the named transform, or the usual one of the data's environment.
 
     Raises:
         InputError: the transform cannot be applied to this data.
     """
-    return scale_rewards(data, reference(env_id(data.task)).reward_transform)
+    return scale_rewards(data, rewards_for(data.task, rewards))
 
 
-def split_for_critic(data: Transitions, preset: Preset) -> tuple[Transitions, np.ndarray, Transitions, np.ndarray]:
-    """Training and held-out episodes, each with its transformed rewards (scaled by the whole data's returns)."""
-    whole = dataclasses.replace(data, reward=critic_rewards(data))
-    train, held_out = split_episodes(whole, preset.held_out, seed=0)
-    return train, train.reward, held_out, held_out.reward
+def split_for_critic(
+    data: Transitions, preset: Preset, rewards: RewardsOption = "auto"
+) -> tuple[Transitions, Int[np.ndarray, " rows"], Transitions]:
+    """The data with transformed rewards (scaled by the whole data's returns), the steps to train on, and the rest.
+
+    Of a very large set no more is held out than a check can use.
+    """
+    whole = dataclasses.replace(data, reward=critic_rewards(data, rewards))
+    return split_episodes(whole, min(preset.held_out, MOST_HELD_OUT / len(data)), seed=0)
 
 
 def check_score(
     score: CriticScore,
     behavior: Energy,
     held_out: Transitions,
-    reward: np.ndarray,
     preset: Preset,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TrustCheck:
-    """The critic's trust check, with a few candidates of the behavior at every held-out step."""
+    """The critic's trust check, with a few candidates of the behavior at every held-out step; rewards transformed."""
     unit = sample_candidates(
         behavior,
         score.scaling.normalize_obs(held_out.obs),
@@ -73,19 +79,20 @@ def check_score(
         jax.random.key(0),
         on_progress=on_progress,
     )
-    return assess(score, held_out, reward, score.scaling.to_env(unit), preset.critic.discount)
+    return assess(score, held_out, score.scaling.to_env(unit), preset.critic.discount)
 
 
 def fit_behavior(data: Transitions, preset: Preset = FAST, seed: int = 0) -> Policy:
     """A diffusion model of the logged behavior; rewards are not looked at."""
     scaling = scaling_of(data, normalize=preset.normalize_obs)
-    obs, action = jnp.asarray(scaling.normalize_obs(data.obs)), jnp.asarray(scaling.to_unit(data.action))
-    networks = train_behavior(obs, action, preset.behavior, stage_key(seed, "behavior")[None])
+    networks = train_behavior(behavior_data(data, scaling), preset.behavior, stage_key(seed, "behavior")[None])
     config = policy_config(data, scaling, preset, {"stage": "behavior", "seed": seed})
     return Policy(member(networks, 0), config, seed=seed)
 
 
-def fit_critic(data: Transitions, behavior: Policy, preset: Preset = FAST, seed: int = 0) -> CriticScore:
+def fit_critic(
+    data: Transitions, behavior: Policy, preset: Preset = FAST, seed: int = 0, rewards: RewardsOption = "auto"
+) -> CriticScore:
     """A critic `(obs, action) -> q` of the logged rewards, in the transformed reward's units.
 
     Its `.check` says how far to trust it.
@@ -95,15 +102,17 @@ def fit_critic(data: Transitions, behavior: Policy, preset: Preset = FAST, seed:
         behavior: its actions are what the critic will have to choose among.
         preset: kind and settings of the critic.
         seed: of the training.
+        rewards: how they are transformed, see `tiltrl.data.transforms.scale_rewards`; "auto": as is usual for the
+            environment.
 
     Raises:
-        InputError: the rewards cannot be transformed as the environment's kind asks.
+        InputError: the rewards cannot be transformed so.
     """
-    train, reward, held_out, held_out_reward = split_for_critic(data, preset)
+    whole, rows, held_out = split_for_critic(data, preset, rewards)
     scaling = behavior.config.scaling
-    critics = train_critic(train, reward, scaling, preset.critic, stage_key(seed, "critic")[None])
+    critics = train_critic(whole, rows, scaling, preset.critic, stage_key(seed, "critic")[None])
     score = CriticScore(member(critics, 0), preset.critic.shape, scaling, preset.annotate.pessimism)
-    return dataclasses.replace(score, check=check_score(score, behavior.network, held_out, held_out_reward, preset))
+    return dataclasses.replace(score, check=check_score(score, behavior.network, held_out, preset))
 
 
 def align(
@@ -131,7 +140,7 @@ def align(
     beta = preset.betas[0] if beta is None else beta
     check_betas((beta,))
     scaling = behavior.config.scaling
-    obs = data.obs[choose_states(len(data), 1.0, preset.annotate, seed)]
+    obs = read(data.obs, choose_states(len(data), 1.0, preset.annotate, seed))
     trust = score.trust if isinstance(score, CriticScore) else 1.0
     key = stage_key(seed, "candidates")
     found = make_candidates(behavior.network, scaling, obs, score, trust, preset.annotate, preset.sampler, key)

@@ -27,6 +27,8 @@ from tiltrl.api import (
 )
 from tiltrl.config_io import from_json
 from tiltrl.data import load
+from tiltrl.data.registry import RewardsName
+from tiltrl.data.transforms import rewards_for
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row
@@ -48,10 +50,10 @@ from tiltrl.stages.critics.networks import Critic, init_critic
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import train_critic
 from tiltrl.stages.keys import Purpose, stage_key
-from tiltrl.stages.prepare import scaling_of
+from tiltrl.stages.prepare import behavior_data, scaling_of
 from tiltrl.trained import trained
 from tiltrl.training.loop import Session
-from tiltrl.types import Candidates, Scaling, Transitions
+from tiltrl.types import Candidates, Scaling, Transitions, read
 
 
 class Run:
@@ -80,6 +82,7 @@ class Run:
         self.data: Transitions = load(config.dataset)
         if self.data.task.env_spec is not None:
             check_environment(self.data.task)
+        self.rewards: RewardsName = rewards_for(self.data.task, config.rewards)
         if rewards:
             _ = self.split
         identity = {
@@ -96,9 +99,9 @@ class Run:
         self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
 
     @cached_property
-    def split(self) -> tuple[Transitions, np.ndarray, Transitions, np.ndarray]:
-        """The critic's training and held-out episodes and rewards."""
-        return split_for_critic(self.data, self.preset)
+    def split(self) -> tuple[Transitions, np.ndarray, Transitions]:
+        """The data with transformed rewards, the steps that the critic is trained on, and the held-out episodes."""
+        return split_for_critic(self.data, self.preset, self.rewards)
 
     @cached_property
     def behavior_stage(self) -> Stage:
@@ -111,9 +114,8 @@ class Run:
         """Mu of every seed."""
 
         def train(session: Session) -> Energy:
-            obs = jnp.asarray(self.scaling.normalize_obs(self.data.obs))
-            action = jnp.asarray(self.scaling.to_unit(self.data.action))
-            return train_behavior(obs, action, self.preset.behavior, self._keys("behavior"), session)
+            data = behavior_data(self.data, self.scaling)
+            return train_behavior(data, self.preset.behavior, self._keys("behavior"), session)
 
         return trained(self.behavior_stage, self._energy_like(), self.preset.behavior.steps, train, self.reporter)
 
@@ -123,6 +125,7 @@ class Run:
         return self.folder.stage(
             "critic",
             config=self.preset.critic,
+            rewards=self.rewards,
             held_out=self.preset.held_out,
             pessimism=self.preset.annotate.pessimism,
             sampler=self.preset.sampler,
@@ -132,18 +135,18 @@ class Run:
     @cached_property
     def critic(self) -> Critic:
         """Q of every seed, trained on all but the held-out episodes, and checked on those."""
-        train_data, reward, held_out, held_out_reward = self.split
+        data, rows, held_out = self.split
         behavior = self.behavior
 
         def train(session: Session) -> Critic:
-            return train_critic(train_data, reward, self.scaling, self.preset.critic, self._keys("critic"), session)
+            return train_critic(data, rows, self.scaling, self.preset.critic, self._keys("critic"), session)
 
         def check(critics: Critic) -> dict[str, Any]:
             checks = []
             for i in range(self.config.seeds):
                 self.reporter.start(f"check critic, seed {self._seeds[i]}", len(held_out))
                 score = self._score(critics, i)
-                found = check_score(score, member(behavior, i), held_out, held_out_reward, self.preset, self._progress)
+                found = check_score(score, member(behavior, i), held_out, self.preset, self._progress)
                 checks.append(found)
             return {"trust": checks}
 
@@ -197,7 +200,7 @@ class Run:
                     make_candidates(
                         member(behavior, i),
                         self.scaling,
-                        self.data.obs[chosen[i]],
+                        read(self.data.obs, chosen[i]),
                         score,
                         score.trust,
                         config,
@@ -249,6 +252,7 @@ class Run:
         """The policy of seed number i at temperature number j; `best_of` as for the behavior."""
         network = member(member(self.policies, i), j)
         provenance = {"stage": "align", "beta": self.betas[j], "label_fraction": self.config.label_fraction}
+        provenance |= {"rewards": self.rewards}
         return self._policy(network, i, provenance, best_of)
 
     def evaluate(self) -> list[Row]:
@@ -292,7 +296,7 @@ class Run:
             path,
             rows,
             scores_are=label,
-            config=dataclasses.replace(self.config, beta=self.betas, out=None),
+            config=dataclasses.replace(self.config, beta=self.betas, rewards=self.rewards, out=None),
             preset=self.preset,
             data={"fingerprint": self.data.fingerprint(), "steps": len(self.data), "episodes": len(self.data.ends)},
             trust=self.trust,

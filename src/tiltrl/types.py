@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import PurePath
 from typing import Any
 
@@ -76,17 +78,22 @@ class Transitions:
 
     def take(self, index: np.ndarray) -> Transitions:
         """The given steps; pass whole episodes to keep `starts` and `ends` meaningful."""
-        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "task"}
+        arrays = {f.name: read(getattr(self, f.name), index) for f in fields(self) if f.name != "task"}
         return replace(self, **arrays)
 
     def fingerprint(self) -> str:
         """SHA-256 over the arrays' bytes and shapes: equal data, equal fingerprint, whatever the file."""
+        return self._fingerprint
+
+    @cached_property  # asked for by every policy made of the data, and a matter of seconds where that is large
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for field in fields(self):
             if field.name != "task":
-                array = np.ascontiguousarray(getattr(self, field.name))
+                array = getattr(self, field.name)
                 digest.update(f"{field.name} {array.dtype} {array.shape};".encode())
-                digest.update(array.data)
+                for part in parts(len(array)):
+                    digest.update(np.ascontiguousarray(read(array, part)).data)
         return digest.hexdigest()[:16]
 
 
@@ -135,6 +142,43 @@ class Candidates:
             raise InputError(f"candidates: K = {self.q.shape[-1]}; at least 2 actions per state are needed to compare")
         if not np.isfinite(self.q).all():
             raise InputError("candidates: q holds NaN or infinite values; every candidate needs a finite value")
+
+
+def parts(rows: int, size: int = 1 << 16) -> Iterator[slice]:
+    """Consecutive parts of that many rows, for passes over arrays of which a copy should not be in memory."""
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def read(array: np.ndarray, rows: slice | np.ndarray) -> np.ndarray:
+    """Some rows of an array; where it maps a file, a copy of them, after which the file's pages are let go.
+
+    A page that was merely looked at stays resident for as long as nobody else needs the memory, so that a pass over a
+    large file would seem to load it.
+
+    Args:
+        array: in memory, or a read-only `np.memmap` (or a view of one).
+        rows: a slice, or indices.
+    """
+    if (file := _mapped(array)) is None:
+        return array[rows]
+    if isinstance(rows, slice):
+        found = np.array(array[rows])
+        file.madvise(mmap.MADV_DONTNEED)
+        return found
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    for part in parts(len(rows), 1000):  # each index may bring in several pages; those of a thousand are still few
+        found[part] = array[rows[part]]
+        file.madvise(mmap.MADV_DONTNEED)
+    return found
+
+
+def _mapped(array: np.ndarray) -> mmap.mmap | None:
+    """The read-only map of a file that the array looks into, if it does and the system can let its pages go."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    # Pages that were written to must not be let go: of a copy-on-write map they are all there is.
+    readable = isinstance(array, np.memmap) and array.mode == "r" and hasattr(mmap, "MADV_DONTNEED")
+    return array.base if readable and isinstance(array.base, mmap.mmap) else None
 
 
 def as_json(value: Any) -> Any:

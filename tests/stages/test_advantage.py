@@ -52,14 +52,12 @@ def test_losses_by_hand() -> None:
         discount=0.5 * one,
         n_reward=4.0 * one,
         n_discount=0.25 * one,
-        landing=jnp.zeros(1, int),
+        landed_obs=jnp.zeros((1, 1)),
         episode=jnp.zeros(1, int),
     )
     loss = jax.value_and_grad(advantage_losses, has_aux=True)
     config, seen = AdvantageConfig(pessimism=1.0, bag=0.5), jnp.array([[1.0, 0.0]])
-    (total, _), gradient = loss(
-        constant((1.0, 2.0), 0.5), constant((4.0, 8.0), 9.0), batch, jnp.zeros((1, 1)), seen, config
-    )
+    (total, _), gradient = loss(constant((1.0, 2.0), 0.5), constant((4.0, 8.0), 9.0), batch, seen, config)
     # V: only the first network sees the step, as half of the networks do; 4 + 4/4 - 1 = 4.
     # A: V is 6 - 2 = 4 here and after; 2 + 4/2 - 4 = 0, against 0.5.
     np.testing.assert_allclose(total, 4.0**2 / 0.5 + 0.5**2, rtol=1e-5)
@@ -86,13 +84,13 @@ def test_advantages_of_a_known_problem_are_found() -> None:
         discount=jnp.full(len(reward), 0.9),
         n_reward=jnp.asarray(n_reward),
         n_discount=jnp.asarray(n_discount),
-        landing=jnp.asarray(landing),
+        landed_obs=jnp.asarray(obs[:, 1:].reshape(-1, 1)[landing], jnp.float32),
         episode=jnp.asarray(np.repeat(np.arange(episodes), length)),
     )
     size = {"width": 16, "depth": 1, "batch": 64}
     settings = {"steps": 800, "learning_rate": 5e-3, "polyak": 0.05, "n_step": 3, "discount": 0.9, "pessimism": 0.0}
     config = AdvantageConfig(**size, **settings)
-    critics = train_advantage(data, config, jax.random.split(jax.random.key(0), 1))
+    critics = train_advantage(data, episodes, config, jax.random.split(jax.random.key(0), 1))
     critic = jax.tree.map(lambda leaf: leaf[0], critics)
     found = jax.vmap(lambda s, a: critic(s, a, 0.0) - critic.value(s))(data.obs, data.action)
     k = 1 / (1 - 0.45)

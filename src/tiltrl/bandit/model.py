@@ -74,9 +74,8 @@ class BanditConfig:
 
 def fit_mu(points: Points, config: BanditConfig, seed: int, session: Session | None = None) -> Energy:
     """The behavior model of logged points."""
-    obs = jnp.zeros((len(points), 1))
-    keys = stage_key(seed, "behavior")[None]
-    return _only(train_behavior(obs, jnp.asarray(points, jnp.float32), config.behavior, keys, session))
+    data = jnp.zeros((len(points), 1)), jnp.asarray(points, jnp.float32)
+    return _only(train_behavior(data, config.behavior, stage_key(seed, "behavior")[None], session))
 
 
 def draw_candidates(mu: Energy, config: BanditConfig, seed: int) -> Float[np.ndarray, "groups k 2"]:

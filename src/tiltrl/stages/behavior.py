@@ -12,6 +12,7 @@ from tiltrl import losses
 from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
 from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
+from tiltrl.training.stream import Stream, example
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class BehaviorConfig:
     cosine: bool = False  # decay the learning rate to zero; the paper keeps it constant
     average: float = 0.0  # decay of the weights' running average; 0: none, as in the paper
     times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
+
+
+Pairs = tuple[Float[Array, "steps obs"], Float[Array, "steps act"]]
+"""Observations and actions, normalized."""
 
 
 def denoising_loss(
@@ -50,21 +55,19 @@ def denoising_loss(
 
 
 def train_behavior(
-    obs: Float[Array, "steps obs"],
-    action: Float[Array, "steps act"],
+    data: Pairs | Stream[Pairs],
     config: BehaviorConfig,
     keys: PRNGKeyArray,
     session: Session | None = None,
 ) -> Energy:
-    """Fit one model a key on normalized observations and actions; leaves gain a leading `members` axis."""
+    """Fit one model a key on normalized pairs; its leaves gain a leading `members` axis."""
+    obs, action = example(data)
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
 
     def init(key: PRNGKeyArray) -> Learner:
         return init_learner(Energy(obs.shape[1], action.shape[1], config.network, key=key), optimizer)
 
-    def update(
-        learner: Learner, _: None, data: tuple[Array, Array], key: PRNGKeyArray
-    ) -> tuple[Learner, dict[str, Array]]:
+    def update(learner: Learner, _: None, data: Pairs, key: PRNGKeyArray) -> tuple[Learner, dict[str, Array]]:
         index_key, loss_key = jax.random.split(key)
         index = jax.random.randint(index_key, (config.batch,), 0, data[0].shape[0])
         loss, gradient = jax.value_and_grad(denoising_loss)(
@@ -82,7 +85,7 @@ def train_behavior(
         update,
         jax.vmap(init)(init_keys),
         member_data=None,
-        shared_data=(obs, action),
+        shared_data=data,
         keys=train_keys,
         steps=config.steps,
         session=session,

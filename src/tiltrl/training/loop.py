@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from tiltrl.training.stream import pools
+
 State = TypeVar("State")
 Params = TypeVar("Params")
 Metrics = dict[str, Float[Array, ""]]
@@ -122,10 +124,11 @@ def fit(
         update: one step of one member.
         state: pytree of arrays with a leading `members` axis. Its buffers are donated: do not use it afterwards.
         member_data: pytree with a leading `members` axis (what differs by seed), or None.
-        shared_data: pytree that every member sees whole, kept on the device.
+        shared_data: what every member sees: a pytree, kept on the device whole, or a stream, of which an update gets
+            the pool of its chunk.
         keys: one key a member.
         steps: total number of steps, counted from the very first start.
-        chunk: steps per compiled call; the session hears of progress after each.
+        chunk: steps per compiled call; the session hears of progress after each, and a stream's pool moves on.
         session: where to resume from and report to.
     """
     session = Quiet() if session is None else session
@@ -140,9 +143,11 @@ def fit(
         return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
 
     compiled = jax.jit(one_chunk, static_argnames="length", donate_argnums=0)
-    while done < steps:
-        length = min(chunk, steps - done)
-        state, metrics = compiled(state, jnp.asarray(done), member_data, shared_data, length=length)
-        done += length
-        session.record(done, steps, jax.device_get(metrics), state)
+    # Chunks begin at multiples of their length wherever training was continued, since a pool belongs to a chunk.
+    with pools(shared_data, done // chunk) as each:
+        while done < steps:
+            length = min(chunk - done % chunk, steps - done)
+            state, metrics = compiled(state, jnp.asarray(done), member_data, next(each), length=length)
+            done += length
+            session.record(done, steps, jax.device_get(metrics), state)
     return state

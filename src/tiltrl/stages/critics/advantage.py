@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tiltrl.stages.critics.networks import Critic, CriticShape, apply_ensemble, init_critic, join
 from tiltrl.training.loop import Session, cosine_adam, fit, optimizer_step, polyak
+from tiltrl.training.stream import Stream, example
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class AdvantageConfig:
 
 
 class Steps(NamedTuple):
-    """Logged steps as this critic sees them, normalized; `landing` is the step whose `next_obs` ends the n steps."""
+    """Logged steps as this critic sees them, normalized."""
 
     obs: Float[Array, "steps obs"]
     action: Float[Array, "steps act"]
@@ -58,7 +59,7 @@ class Steps(NamedTuple):
     discount: Float[Array, " steps"]  # 0 where the task ended
     n_reward: Float[Array, " steps"]  # discounted sum of up to n rewards
     n_discount: Float[Array, " steps"]  # discount^(steps summed), 0 where the task ended within them
-    landing: Int[Array, " steps"]
+    landed_obs: Float[Array, "steps obs"]  # what was seen after them
     episode: Int[Array, " steps"]
 
 
@@ -77,11 +78,11 @@ def n_step(
     steps = np.arange(len(reward))
     ends = np.flatnonzero(terminal | timeout)
     landing = np.minimum(steps + n - 1, np.repeat(ends, np.diff(ends, prepend=-1)))
+    ahead = landing - steps
     total = np.zeros(len(reward))
-    for k in range(n):
-        inside = steps + k <= landing
-        total[inside] += discount**k * reward[steps[inside] + k]
-    rest = np.where(terminal[landing], 0.0, discount ** (landing - steps + 1.0))
+    for k in range(min(n, len(reward))):
+        total[: len(total) - k] += np.where(ahead[: len(ahead) - k] >= k, discount**k * reward[k:], 0.0)
+    rest = np.where(terminal[landing], 0.0, discount ** (ahead + 1.0))
     return total.astype(np.float32), rest.astype(np.float32), landing
 
 
@@ -98,7 +99,6 @@ def advantage_losses(
     critic: Critic,
     target: Critic,
     batch: Steps,
-    landed_obs: Float[Array, "batch obs"],
     seen: Float[Array, "batch ensemble"],
     config: AdvantageConfig,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -108,12 +108,11 @@ def advantage_losses(
         critic: trained.
         target: makes the targets.
         batch: steps of the batch.
-        landed_obs: the observation after each step's n steps.
         seen: 1 where a V network may learn from a step, else 0.
         config: pessimism of the advantage's target, and the share of steps that `seen` lets through.
     """
     v = lambda networks, obs: jax.vmap(apply_ensemble, in_axes=(None, 0))(networks, obs)  # noqa: E731
-    here, there, landed = (v(target.v, obs) for obs in (batch.obs, batch.next_obs, landed_obs))
+    here, there, landed = (v(target.v, obs) for obs in (batch.obs, batch.next_obs, batch.landed_obs))
     v_error = batch.n_reward[:, None] + batch.n_discount[:, None] * landed - v(critic.v, batch.obs)
     v_loss = jnp.sum(jnp.mean(seen * v_error**2, axis=0)) / config.bag
 
@@ -133,14 +132,28 @@ def advantage_losses(
     return v_loss + a_loss, info
 
 
-def train_advantage(data: Steps, config: AdvantageConfig, keys: PRNGKeyArray, session: Session | None = None) -> Critic:
-    """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training step."""
+def train_advantage(
+    data: Steps | Stream[Steps],
+    episodes: int,
+    config: AdvantageConfig,
+    keys: PRNGKeyArray,
+    session: Session | None = None,
+) -> Critic:
+    """Fit one critic a key; its leaves gain a leading `members` axis.
+
+    Args:
+        data: every training step.
+        episodes: their number; `data.episode` counts from 0.
+        config: networks, steps and the like.
+        keys: one key a member.
+        session: where to resume from and report to.
+    """
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
-    episodes = int(jnp.max(data.episode)) + 1
+    like = example(data)
 
     def init(key: PRNGKeyArray) -> AdvantageState:
         init_key, bag_key = jax.random.split(key)
-        critic = init_critic(data.obs.shape[1], data.action.shape[1], config.shape, key=init_key)
+        critic = init_critic(like.obs.shape[1], like.action.shape[1], config.shape, key=init_key)
         bag = jax.random.bernoulli(bag_key, config.bag, (episodes, config.v_ensemble)).astype(jnp.float32)
         # With few episodes a network might be given none; then it sees them all, at the weight of a share.
         bag = jnp.where(jnp.sum(bag, axis=0) > 0, bag, config.bag)
@@ -152,7 +165,7 @@ def train_advantage(data: Steps, config: AdvantageConfig, keys: PRNGKeyArray, se
         index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
         batch = Steps(*(array[index] for array in data))
         gradient, info = jax.grad(advantage_losses, has_aux=True)(
-            state.critic, state.target, batch, data.next_obs[batch.landing], state.bag[batch.episode], config
+            state.critic, state.target, batch, state.bag[batch.episode], config
         )
         critic, opt_state = optimizer_step(optimizer, gradient, state.opt_state, state.critic)
         target = polyak(critic, state.target, config.polyak)

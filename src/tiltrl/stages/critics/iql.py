@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl import losses
 from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
 from tiltrl.training.loop import Session, cosine_adam, fit, optimizer_step, polyak
+from tiltrl.training.stream import Stream, example
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,12 @@ def iql_step(
     return IQLState(q, v, polyak(q, state.target, config.polyak), opt_state), info
 
 
-def train_iql(data: Batch, config: IQLConfig, keys: PRNGKeyArray, session: Session | None = None) -> Critic:
+def train_iql(
+    data: Batch | Stream[Batch], config: IQLConfig, keys: PRNGKeyArray, session: Session | None = None
+) -> Critic:
     """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training transition."""
-    obs_dim, act_dim = data.obs.shape[1], data.action.shape[1]
+    like = example(data)
+    obs_dim, act_dim = like.obs.shape[1], like.action.shape[1]
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
 
     def init(key: PRNGKeyArray) -> IQLState:

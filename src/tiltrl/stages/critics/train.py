@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from tiltrl.stages.critics.advantage import AdvantageConfig, train_advantage
 from tiltrl.stages.critics.check import TrustCheck, check_critic
@@ -17,7 +17,7 @@ from tiltrl.types import Scaling, Transitions
 
 def train_critic(
     transitions: Transitions,
-    reward: Float[np.ndarray, " steps"],
+    rows: Int[np.ndarray, " rows"],
     scaling: Scaling,
     config: IQLConfig | AdvantageConfig,
     keys: PRNGKeyArray,
@@ -26,22 +26,22 @@ def train_critic(
     """Fit one critic a key, of the kind that the configuration is of; its leaves gain a leading `members` axis.
 
     Args:
-        transitions: to train on.
-        reward: transformed rewards of the transitions.
+        transitions: with transformed rewards.
+        rows: those to train on: the steps of whole episodes, ascending.
         scaling: between the environment's units and the networks'.
         config: kind and settings.
         keys: one key a member.
         session: where to resume from and report to.
     """
     if isinstance(config, IQLConfig):
-        return train_iql(one_step_data(transitions, reward, scaling, config.discount), config, keys, session)
-    return train_advantage(advantage_data(transitions, reward, scaling, config), config, keys, session)
+        return train_iql(one_step_data(transitions, rows, scaling, config.discount), config, keys, session)
+    episodes = int(np.count_nonzero((transitions.terminal | transitions.timeout)[rows]))
+    return train_advantage(advantage_data(transitions, rows, scaling, config), episodes, config, keys, session)
 
 
 def assess(
     score: CriticScore,
     held_out: Transitions,
-    reward: Float[np.ndarray, " steps"],
     candidates: Float[np.ndarray, "steps k act"],
     discount: float,
 ) -> TrustCheck:
@@ -49,8 +49,7 @@ def assess(
 
     Args:
         score: the critic.
-        held_out: whole episodes it was not trained on.
-        reward: their transformed rewards.
+        held_out: whole episodes it was not trained on, with transformed rewards.
         candidates: actions sampled from the behavior at every held-out step, in the environment's units.
         discount: the critic's.
     """
@@ -63,7 +62,7 @@ def assess(
     return check_critic(
         advantage=logged - mean_of_candidates,
         value=score.value(held_out.obs),
-        reward=reward,
+        reward=held_out.reward,
         terminal=held_out.terminal,
         timeout=held_out.timeout,
         last_value=score.value(held_out.next_obs),

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from synthetic import transitions
 
 from tiltrl.data.transforms import (
@@ -16,6 +18,7 @@ from tiltrl.data.transforms import (
     rewards_for,
     scale_rewards,
     split_episodes,
+    take_episodes,
 )
 from tiltrl.errors import InputError
 
@@ -46,6 +49,31 @@ def test_join_refuses_different_tasks(task: dict[str, Any], message: str) -> Non
 def test_join_accepts_specs_that_differ_beside_the_id() -> None:
     spec = json.dumps({"id": "Hopper-v5", "reward_threshold": 1.0})
     assert len(join(transitions([2]), transitions([2], env_spec=spec))) == 4
+
+
+def test_join_of_logs_without_environment_takes_the_wider_bounds() -> None:
+    a = transitions([2], env_spec=None, action_low=(-1.0,), action_high=(2.0,))
+    b = transitions([3], env_spec=None, action_low=(-3.0,), action_high=(1.0,))
+    task = join(a, b).task
+    assert (task.action_low, task.action_high) == ((-3.0,), (2.0,))
+    with pytest.raises(InputError, match="the lower action bound"):
+        join(a, transitions([3], env_spec=None, action_low=(-3.0, 0.0), action_high=(1.0, 1.0)))
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=20), st.floats(0, 1), st.data())
+@settings(deadline=None, max_examples=50, derandomize=True)
+def test_slices_partition_the_episodes_and_joins_restore_them(lengths: list[int], share: float, draw: Any) -> None:
+    data = transitions(lengths)
+    for cut in (share, draw.draw(st.integers(0, len(lengths)))):
+        first = round(cut * len(lengths)) if isinstance(cut, float) else cut
+        if not 0 < first < len(lengths):  # nothing on one side
+            with pytest.raises(InputError, match="the slice takes no episode"):
+                join(take_episodes(data, None, cut), take_episodes(data, cut, None))
+            continue
+        a, b = take_episodes(data, None, cut), take_episodes(data, cut, None)
+        assert (len(a.ends), len(b.ends)) == (first, len(lengths) - first)
+        assert join(a, b).fingerprint() == data.fingerprint()
+        assert len(take_episodes(data, 0, len(lengths) + 7)) == len(data)
 
 
 def test_locomotion_divides_by_the_range_of_returns() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import h5py
 
-from tiltrl.data.arrays import from_arrays, in_environment, read_arrays
+from tiltrl.data.arrays import USUAL_NAMES, from_arrays, in_environment, read_arrays
 from tiltrl.data.d4rl import is_d4rl, load_d4rl, read_d4rl
-from tiltrl.data.minari import MINARI_ID, load_minari, read_folder
+from tiltrl.data.minari import MINARI_ID, find_minari, load_minari, minari_root, present_near, read_folder
+from tiltrl.data.minari_remote import download_minari
+from tiltrl.data.shards import is_shards, read_shards
 from tiltrl.data.spec import FOUND, Columns, Part, parse
 from tiltrl.data.tables import kind_of, reading
 from tiltrl.data.transforms import join, take_episodes
@@ -78,21 +80,35 @@ def _read_kind(kind: str, part: Part, path: Path) -> Transitions:
     if kind == "demo":
         return read_folder(_DEMO, part.text)
     if kind == "d4rl":
-        return read_d4rl(path, part.text) if path.is_file() else load_d4rl(part.name)
-    return load_minari(part.name)
+        return read_d4rl(path, part.text) if os.path.isfile(path) else load_d4rl(part.name)
+    if kind == "shards":
+        return read_shards(path, part.text)
+    return _minari(str(path.parent) if os.path.isfile(path) else part.name)
+
+
+def _minari(name: str) -> Transitions:
+    """By folder or id; downloaded where there is neither."""
+    if find_minari(name) is None and MINARI_ID.fullmatch(name) and not os.path.isdir(name):
+        try:
+            download_minari(name, minari_root())
+        except InputError as error:
+            raise InputError(f"{error} (it is not in {present_near(name)})") from error
+    return load_minari(name)
 
 
 def _kind_of(part: Part, path: Path) -> str:
     """What a name without prefix leads to."""
     if part.name == "demo":
         return "demo"
-    if path.is_dir() and part.name:  # Path("") is the current folder
+    if part.name and os.path.isdir(path):  # Path("") is the current folder
+        return "shards" if is_shards(path) else "minari"
+    if path.name == "main_data.hdf5" and (path.parent / "metadata.json").is_file():
         return "minari"
-    if path.is_file():
+    if os.path.isfile(path):
         return _kind_of_file(path, part.columns)
     if MINARI_ID.fullmatch(part.name):
         return "minari"
-    raise InputError(f"data set {part.text!r} is of no known kind, or no such file or folder exists: {_KINDS}")
+    raise InputError(f"data set {part.text!r:.300} is of no known kind, or no such file or folder exists: {_KINDS}")
 
 
 def _kind_of_file(path: Path, columns: Columns | None) -> str:
@@ -104,5 +120,6 @@ def _kind_of_file(path: Path, columns: Columns | None) -> str:
         return "arrays"
     if found == "hdf5":
         with reading(str(path), "HDF5"), h5py.File(path, "r") as file:
-            return "d4rl" if is_d4rl(file) else "arrays"
+            numbered = any(name in file for name in USUAL_NAMES["episode"])  # which D4RL's reader would not look at
+            return "d4rl" if is_d4rl(file) and not numbered else "arrays"
     return "arrays"

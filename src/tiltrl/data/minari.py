@@ -26,7 +26,7 @@ from tiltrl.environments import in_order
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions
 
-MINARI_ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+", re.ASCII)
+MINARI_ID = re.compile(r"(?=.{1,200}\Z)[\w-]+(/[\w-]+)*-v\d+", re.ASCII)
 """What an id looks like; one that fits cannot lead out of the folder it is looked for in."""
 
 _NEXT = "next row of "
@@ -98,10 +98,10 @@ def find_minari(spec: str) -> Path | None:
     if MINARI_ID.fullmatch(spec):
         folders.append(root / spec / "data")
     for folder in folders:
-        if (folder / "main_data.hdf5").is_file() or (folder / "metadata.json").is_file():
+        if any(os.path.isfile(folder / name) for name in ("main_data.hdf5", "metadata.json")):
             if (
                 folder.is_relative_to(root)
-                and not given.is_dir()
+                and not os.path.isdir(given)
                 and not folder.resolve().is_relative_to(root.resolve())
             ):
                 raise InputError(
@@ -119,13 +119,18 @@ def _missing(spec: str) -> InputError:
             f"{spec}: no such folder, and no Minari id either; an id looks like mujoco/hopper/medium-v0, with letters, "
             "digits, _ and - between its slashes"
         )
+    return InputError(
+        f"{spec}: no such folder, and no Minari data set of that id in {present_near(spec)}; fetch it with: "
+        f"minari download {spec}"
+    )
+
+
+def present_near(dataset_id: str) -> str:
+    """The data sets' folder and what it has like this id, for messages."""
     root = minari_root()
     present = sorted(str(path.parents[1].relative_to(root)) for path in root.rglob("data/metadata.json"))
-    near = difflib.get_close_matches(spec, present, n=5, cutoff=0.4) or present[:5]
-    return InputError(
-        f"{spec}: no such folder, and no Minari data set of that id in {root} "
-        f"({'which has ' + ', '.join(near) if near else 'which has none'}); fetch it with: minari download {spec}"
-    )
+    near = difflib.get_close_matches(dataset_id, present, n=5, cutoff=0.4) or present[:5]
+    return f"{root} ({'which has ' + ', '.join(near) if near else 'which has none'})"
 
 
 # --- What it was recorded in ------------------------------------------------------------------------------------------

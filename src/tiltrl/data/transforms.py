@@ -12,27 +12,36 @@ from tiltrl.data.registry import RewardsName, RewardsOption, env_id, reference_o
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions, parts, read
 
+_ARRAYS = tuple(field.name for field in fields(Transitions) if field.name != "task")
+
 
 def join(a: Transitions, b: Transitions) -> Transitions:
     """The episodes of `a`, then those of `b`; the data set is named "a+b".
 
+    Where no environment tells the action bounds, as in logs whose bounds are the actions seen, they are those of both.
+
     Raises:
-        InputError: the two differ in environment, observation size, action bounds or reference scores.
+        InputError: the two differ in environment, observations, number of actions, reference scores, or in the bounds
+            of actions in an environment.
     """
+    if a.task.env_spec is None and b.task.env_spec is None and a.task.act_dim == b.task.act_dim:
+        low = tuple(map(min, a.task.action_low, b.task.action_low))
+        high = tuple(map(max, a.task.action_high, b.task.action_high))
+        a, b = (replace(x, task=replace(x.task, action_low=low, action_high=high)) for x in (a, b))
     for label, of in _MUST_AGREE.items():
         if of(a.task) != of(b.task):
             raise InputError(
                 f"cannot join {a.task.dataset} and {b.task.dataset}: {label} is {of(a.task)} in the first "
                 f"and {of(b.task)} in the second; both must be recorded in the same task"
             )
-    names = [field.name for field in fields(Transitions) if field.name != "task"]
-    arrays = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in names}
+    arrays = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in _ARRAYS}
     return Transitions(**arrays, task=replace(a.task, dataset=f"{a.task.dataset}+{b.task.dataset}"))
 
 
 _MUST_AGREE: dict[str, Callable[[Task], object]] = {
     "the environment": env_id,
     "the observation size": lambda task: task.obs_dim,
+    "the order of a Dict observation's parts": lambda task: task.obs_keys,
     "the lower action bound": lambda task: task.action_low,
     "the upper action bound": lambda task: task.action_high,
     "the reference (min, max)": lambda task: (task.ref_min, task.ref_max),
@@ -58,7 +67,8 @@ def take_episodes(transitions: Transitions, start: float | None, stop: float | N
             f"{transitions.task.dataset}: the slice takes no episode: it begins at number {first} and ends before "
             f"number {last}, of {count}; take one at least"
         )
-    return transitions.take(np.arange(transitions.starts[first], transitions.ends[last - 1] + 1))
+    steps = slice(transitions.starts[first], transitions.ends[last - 1] + 1)  # no copy, whatever the size
+    return replace(transitions, **{name: getattr(transitions, name)[steps] for name in _ARRAYS})
 
 
 def rewards_for(task: Task, asked: RewardsOption = "auto") -> RewardsName:

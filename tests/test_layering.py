@@ -31,6 +31,7 @@ ROWS = (
     ("bandit",),
     ("options",),
     ("pipeline", "api"),
+    ("cli_data",),
     ("cli",),
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}

@@ -15,6 +15,7 @@ from rich.table import Table
 from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.bandit.compare import run_comparison
 from tiltrl.bandit.experiment import BanditOptions, run_bandits
+from tiltrl.cli_data import data
 from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
@@ -172,7 +173,7 @@ def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     """Entry point of `tiltrl`."""
-    commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, bandit)}
+    commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit)}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

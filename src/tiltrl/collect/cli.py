@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import tyro
@@ -31,6 +31,7 @@ from tiltrl.types import Task, Transitions
 _EVERY = 5.0  # seconds between two saves of finished episodes: what a power cut costs at most
 _SOURCES = "waypoints, cube, random or policy:FOLDER"
 _NOISE = {"waypoints": 0.5, "cube": 0.3, "random": 0.0, "policy": 0.0}
+_WANDER = 0.75
 _EPISODES = 300
 console = Console()
 
@@ -56,8 +57,8 @@ class CollectOptions:
     """Standard deviation of the noise on each action, in the environment's units: without any, the data shows only one
     way to do things. Default: 0.5 for `waypoints`, 0.3 for `cube`, 0 for a policy."""
     wander: float | None = None
-    """Of `waypoints`: share of its walks that lead to a random cell instead of the goal. The more, the more a policy
-    can improve on the data. Default: 0.5."""
+    """Of `waypoints`: chance that the ball walks to a random cell, at first and after each walk, before it goes to the
+    goal. The more, the more a policy can improve on the data. Default: 0.75."""
     out: Path | None = None
     """Where the data set goes, a new folder. Interrupted, the same command continues. Default: runs/SOURCE-ENV."""
     id: str | None = None
@@ -77,7 +78,7 @@ class _Plan:
     settings: dict[str, Any]  # all that the data depends on, beside versions
 
 
-def collect(options: CollectOptions) -> None:
+def collect(options: Annotated[CollectOptions, tyro.conf.arg(name="")]) -> None:
     """Make a data set: a scripted controller, a saved policy or random actions, recorded in Minari's format.
 
     Example: tiltrl data collect waypoints --out runs/maze && tiltrl run runs/maze
@@ -168,7 +169,7 @@ def _plan(options: CollectOptions) -> _Plan:
     wander = None
     if name == "waypoints":
         env = open_maze(options.env or "PointMaze_UMaze-v3")
-        wander = 0.5 if options.wander is None else options.wander
+        wander = _WANDER if options.wander is None else options.wander
         source: Source = Walker(wander)
     elif name == "cube":
         env, source = open_cube(options.env or "cube-single-singletask-v0")

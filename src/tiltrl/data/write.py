@@ -37,6 +37,11 @@ _FLAT = {  # D4RL's names, which .npz files have too
 }
 
 
+def is_minari_id(text: str) -> bool:
+    """Whether Minari takes this as a data set's id: it ends with a version."""
+    return _MINARI_ID.fullmatch(text) is not None
+
+
 def write_minari(
     transitions: Transitions,
     folder: str | os.PathLike[str],
@@ -70,7 +75,7 @@ def write_minari(
             next step saw); `folder` exists, or cannot be written.
     """
     target, task = Path(folder).expanduser(), transitions.task
-    if not _MINARI_ID.fullmatch(dataset_id):
+    if not is_minari_id(dataset_id):
         raise InputError(f"dataset id {dataset_id!r} is no Minari id; it must look like name-v0 or group/name-v0")
     check_whole(transitions)
     _check_chained(transitions)

@@ -71,17 +71,16 @@ def describe(env: gymnasium.Env, name: str) -> tuple[Task, tuple[int, ...]]:
     assert env.spec is not None, "open_env refuses an environment without"
     where = f"--env {env.spec.id}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some build their space anew at each look, and it remarks on its precision
-        actions = env.action_space
+        warnings.simplefilter("ignore")  # some build their spaces anew at each look, which remark on their precision
+        actions, seen = env.action_space, env.observation_space
     if not isinstance(actions, Box) or len(actions.shape) != 1 or not np.issubdtype(actions.dtype, np.floating):
         raise InputError(f"{where}: its actions are {actions}; only continuous ones are supported, Box of shape (n,)")
     if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()):
         raise InputError(f"{where}: its actions are {actions}; finite bounds are needed, low < high")
-    leaves = environments.leaves(env.observation_space)
+    leaves = environments.leaves(seen)
     if leaves is None:
         raise InputError(
-            f"{where}: observes {env.observation_space}; only vectors are supported, Box of shape (n,), or "
-            "dictionaries of them"
+            f"{where}: observes {seen}; only vectors are supported, Box of shape (n,), or dictionaries of them"
         )
     try:
         env_spec = env.spec.to_json()
@@ -89,7 +88,7 @@ def describe(env: gymnasium.Env, name: str) -> tuple[Task, tuple[int, ...]]:
         raise InputError(
             f"{where}: its description is not JSON ({' '.join(str(error).split())}); register it with names and numbers"
         ) from error
-    keys = tuple(leaves) if isinstance(env.observation_space, Dict) else ()
+    keys = tuple(leaves) if isinstance(seen, Dict) else ()
     low, high = (tuple(bound.astype(float).tolist()) for bound in (actions.low, actions.high))
     sizes = tuple(leaves.values())
     return Task(name, env_spec, low, high, obs_dim=sum(sizes), obs_keys=keys), sizes

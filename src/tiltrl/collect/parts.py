@@ -11,6 +11,7 @@ import io
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -56,9 +57,10 @@ class Parts:
             if file.name != _name(episodes):
                 continue  # of a second process that was started at the same time; the next save replaces it
             try:
-                with np.load(file, allow_pickle=False) as arrays:
+                # From an open file, because NumPy leaves one that it opened itself open where it is damaged.
+                with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                     block = Transitions(**{name: arrays[name] for name in _ARRAYS}, task=task)
-            except (OSError, ValueError, KeyError, EOFError) as error:
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                 raise InputError(f"{file}: is damaged ({error}); delete {self.folder} to start again") from error
             blocks.append(block)
             episodes += len(block.ends)

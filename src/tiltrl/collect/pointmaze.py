@@ -1,10 +1,10 @@
 """A ball that walks through a maze: breadth-first waypoints and a PD controller, as D4RL's maze2d data was made.
 
 PointMaze pays 1 for each step near the goal and goes on after it is reached (its defaults: a continuing task whose goal
-stays), so a return counts the steps spent there, and arriving sooner pays. A walker that always heads for the goal is
-close to the best there is, noise or not: nothing is left to learn from it. As in D4RL's maze2d, ours wanders: when it
-arrives, and at the start, it heads for a random cell or, less often than it should, for the goal. Every path is in the
-data and the rewards say which of them pay.
+stays), so a return counts the steps spent there, and arriving sooner pays. A walker that heads straight for the goal is
+close to the best there is, noise or not: nothing is left to learn from it. Ours makes detours. Like D4RL's, it walks to
+random cells; unlike D4RL's, each walk may be the one to the goal, where it stays. So the data shows every path, and
+what comes of it, and the rewards say which walks were not worth it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Cell = tuple[int, int]
 """Row and column of the maze's map."""
 
 _WALL = 1
-_ARRIVED = 0.2  # from the target, in cells: well within the 0.45 in which a goal counts as reached
+_ARRIVED = 0.2  # from the target, in cells
 _P, _D = 10.0, -1.0  # D4RL's gains
 
 
@@ -59,7 +59,7 @@ def _neighbors(cell: Cell) -> tuple[Cell, ...]:
 
 
 class Walker:
-    """Walks from target to target; a share `wander` of the walks leads to a random cell, the others to the goal."""
+    """Walks to random cells, then to the goal: after each walk, and at first, it wanders on with chance `wander`."""
 
     def __init__(self, wander: float):
         self._wander = wander
@@ -74,7 +74,7 @@ class Walker:
         """Towards the next cell of the way, or the target itself where that is the next cell or this one."""
         maze: Any = env.get_wrapper_attr("maze")
         position, velocity = obs["observation"][:2], obs["observation"][2:]
-        if np.linalg.norm(position - self._target) <= _ARRIVED * maze.maze_size_scaling:
+        if not self._home and np.linalg.norm(position - self._target) <= _ARRIVED * maze.maze_size_scaling:
             self._choose(env, obs, rng)
         ahead = next_cell(self._distance, _cell(maze, position))
         close = self._distance.get(ahead, 0) == 0
@@ -82,8 +82,10 @@ class Walker:
 
     def _choose(self, env: gymnasium.Env, obs: Any, rng: np.random.Generator) -> None:
         maze: Any = env.get_wrapper_attr("maze")
-        self._target = np.array(obs["desired_goal"])
-        if rng.random() < self._wander:
+        self._home = bool(rng.random() >= self._wander)
+        if self._home:
+            self._target = np.array(obs["desired_goal"])
+        else:
             reachable = sorted(distances(maze.maze_map, _cell(maze, obs["observation"][:2])))
             self._target = maze.cell_rowcol_to_xy(np.array(reachable[rng.integers(len(reachable))]))
         self._distance = distances(maze.maze_map, _cell(maze, self._target))

@@ -154,6 +154,39 @@ def test_observations_that_cannot_be_used(policy: Policy, obs: Any, message: str
         policy.sample(obs)
 
 
+def test_dict_observations_are_joined_in_the_tasks_order(policy: Policy) -> None:
+    keyed = policy.replace(task=replace(CONFIG.task, obs_keys=("x", "goal/y")))
+    parts = {"goal": {"y": STATES[:, 2:]}, "unused": np.zeros(9), "x": STATES[:, :2]}
+    keyed.reset(0)
+    policy.reset(0)
+    np.testing.assert_array_equal(keyed.sample(parts), policy.sample(STATES))
+    one = {"goal": {"y": STATES[0, 2:]}, "x": STATES[0, :2]}
+    assert keyed.sample(one).shape == (ACT,) and keyed.sample(STATES).shape == (4, ACT)
+    action = np.array([[0.0, 5.0]] * 4)
+    np.testing.assert_array_equal(keyed.energy(parts, action), policy.energy(STATES, action))
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        ({"x": np.zeros(2)}, r"obs cannot be joined from its parts x, goal/y \(KeyError: 'goal'\)"),
+        ({"x": np.zeros(2), "goal": 1.0}, r"obs cannot be joined from its parts x, goal/y \(TypeError"),
+        ({"x": np.zeros((4, 2)), "goal": {"y": np.zeros(1)}}, r"\(ValueError.*same leading dimensions"),
+        ({"x": np.zeros(2), "goal": {"y": np.zeros(2)}}, r"obs has shape \(4,\); its last dimension must be 3"),
+        ({"x": np.zeros(2), "goal": {"y": np.array([np.nan])}}, "obs holds NaN"),
+    ],
+)
+def test_dict_observations_that_cannot_be_used(policy: Policy, obs: Any, message: str) -> None:
+    keyed = policy.replace(task=replace(CONFIG.task, obs_keys=("x", "goal/y")))
+    with pytest.raises(InputError, match=message):
+        keyed.sample(obs)
+
+
+def test_a_dict_where_the_data_had_vectors_is_refused(policy: Policy) -> None:
+    with pytest.raises(InputError, match="obs is a Dict of x, goal; set has plain vectors"):
+        policy.sample({"x": np.zeros(2), "goal": np.zeros(1)})
+
+
 @pytest.mark.parametrize(
     ("action", "t", "message"),
     [

@@ -109,6 +109,72 @@ def test_reference_scores(tmp_path: Path, metadata: dict[str, Any], expected: tu
     assert (task.ref_min, task.ref_max) == expected
 
 
+def goal_space(**more: Any) -> str:
+    """A Dict space as Minari writes it, in another order than that of joining."""
+    parts = {"zoom": 1, "achieved_goal": 2, "desired_goal": 2, "observation": 3, **more}
+    boxes = {name: json.loads(box([size], 0, 1)) if isinstance(size, int) else size for name, size in parts.items()}
+    return json.dumps({"type": "Dict", "subspaces": boxes})
+
+
+def goal_episode(steps: int, start: float, **changes: Any) -> dict[str, Any]:
+    """Each leaf holds its own number, and the step in every column."""
+    sizes = {"zoom": 1, "achieved_goal": 2, "desired_goal": 2, "observation": 3}
+    rows = start + np.arange(steps + 1, dtype=np.float64)[:, None]
+    leaves = {name: rows + np.full(size, 100.0 * i) for i, (name, size) in enumerate(sizes.items())}
+    return episode(steps, observations={name: leaf for name, leaf in (leaves | changes).items() if leaf is not None})
+
+
+def test_dict_observations_are_joined_in_one_order(tmp_path: Path) -> None:
+    folder = write_minari(
+        tmp_path / "set", [goal_episode(3, 0.0), goal_episode(2, 50.0)], observation_space=goal_space()
+    )
+    data = load_minari(str(folder))
+    assert data.task.obs_keys == ("observation", "achieved_goal", "desired_goal", "zoom")
+    assert data.task.obs_dim == 8
+    offsets = np.array([300, 300, 300, 100, 100, 200, 200, 0.0])
+    np.testing.assert_array_equal(data.obs, np.array([0, 1, 2, 50, 51])[:, None] + offsets)
+    np.testing.assert_array_equal(data.next_obs, np.array([1, 2, 3, 51, 52])[:, None] + offsets)
+    with h5py.File(folder / "data" / "main_data.hdf5") as file:
+        first = {name: leaf[:-1] for name, leaf in file["episode_0/observations"].items()}  # type: ignore[union-attr]
+    np.testing.assert_array_equal(data.task.flat_obs(first), data.obs[:3])
+
+
+def test_nested_dict_observations(tmp_path: Path) -> None:
+    inner = {"type": "Dict", "subspaces": {"b": json.loads(box([1], 0, 1)), "a": json.loads(box([2], 0, 1))}}
+    space = json.dumps({"type": "Dict", "subspaces": {"x": json.loads(box([1], 0, 1)), "achieved_goal": inner}})
+    leaves = {"x": np.full((4, 1), 1.0), "achieved_goal": {"b": np.full((4, 1), 2.0), "a": np.full((4, 2), 3.0)}}
+    data = load_minari(str(write_minari(tmp_path / "set", [episode(3, observations=leaves)], observation_space=space)))
+    assert data.task.obs_keys == ("achieved_goal/a", "achieved_goal/b", "x")
+    np.testing.assert_array_equal(data.obs, np.tile([3.0, 3.0, 2.0, 1.0], (3, 1)))
+
+
+DICT_ERRORS = [
+    (goal_space(), goal_episode(3, 0.0, zoom=None), "episode_0: observations/zoom is missing"),
+    (goal_space(), goal_episode(3, 0.0, zoom=np.zeros((3, 1))), "episode_0, observations/zoom: 3 rows;.*4 rows are"),
+    (goal_space(), goal_episode(3, 0.0, zoom=np.zeros((4, 2))), r"observations/zoom: shape \(4, 2\); \(rows, 1\) is"),
+    (goal_space(), goal_episode(3, 0.0, zoom={}), "episode_0, observations/zoom: not an array"),
+    (goal_space(), goal_episode(3, 0.0, zoom=np.full((4, 1), np.nan)), "observations, row 0, column 7: nan; finite"),
+    (goal_space(), episode(3), "observations/observation|not readable as HDF5"),
+    (goal_space(camera=json.loads(box([8, 8], 0, 1))), goal_episode(3, 0.0), r"observation_space camera has shape \[8"),
+    (goal_space(mode={"type": "Discrete", "n": 2}), goal_episode(3, 0.0), "observation_space mode is Discrete"),
+    (goal_space(inner={"type": "Dict", "subspaces": {}}), goal_episode(3, 0.0), "inner is a Dict without subspaces"),
+    (goal_space(**{"a/b": 1}), goal_episode(3, 0.0), "has the part 'a/b'; names without '/' are needed"),
+]
+
+
+@pytest.mark.parametrize(("space", "arrays", "message"), DICT_ERRORS, ids=[row[2][:45] for row in DICT_ERRORS])
+def test_unusable_dict_observations(tmp_path: Path, space: str, arrays: dict[str, Any], message: str) -> None:
+    check_error(write_minari(tmp_path / "set", [arrays], observation_space=space), message)
+
+
+def test_an_episode_that_declares_more_than_the_file_holds(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path / "set", [])
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        group = file.create_group("episode_0")
+        group.create_dataset("observations", (10**13, OBS), "f4", chunks=(1000, OBS))
+    check_error(folder, "episode_0, observations: shape .* would take 80000000000000 bytes")
+
+
 DISCRETE = json.dumps({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4})
 DICT = json.dumps({"type": "Dict", "subspaces": {}})
 METADATA_ERRORS = [

@@ -97,6 +97,50 @@ def test_batch_stays_whole_finished_episodes_keep_their_last_observation_and_pro
     assert progress == [(1, 4, 3), (2, 4, 2), (3, 4, 1), (4, 4, 0)]
 
 
+class Goals(Counter):
+    """Counter with a Dict observation, nested, whose keys come in the alphabet's order."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "achieved_goal": gymnasium.spaces.Dict({"steps": gymnasium.spaces.Box(-9, 9, (1,))}),
+            "extra": gymnasium.spaces.Box(-9, 9, (1,)),
+            "observation": gymnasium.spaces.Box(-9, 9, (2,)),
+        }
+    )
+
+    def reset(self, **arguments):
+        obs, info = super().reset(**arguments)
+        return self.told(obs), info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return self.told(obs), *rest
+
+    def told(self, obs):
+        return {"achieved_goal": {"steps": obs[:1] * 10}, "extra": np.array([7.0]), "observation": obs}
+
+
+@pytest.fixture
+def goals(counter):
+    gymnasium.register("Goals-v0", Goals, max_episode_steps=4)
+    keys = ("observation", "achieved_goal/steps", "extra")
+    yield replace(counter, env_spec=spec("Goals-v0"), obs_dim=4, obs_keys=keys)
+    del gymnasium.registry["Goals-v0"]
+
+
+def test_dict_observations_are_joined_as_in_the_data(goals):
+    seen = []
+    rollout(lambda obs, step: seen.append(obs) or np.zeros((1, 1)), goals, episodes=1, seed=0)
+    np.testing.assert_array_equal(np.concatenate(seen), [[0, 0, 0, 7], [1, 0, 10, 7]])
+    assert seen[0].dtype == np.float32
+
+
+def test_dict_observations_that_do_not_fit_the_data(goals):
+    for changes in ({"obs_keys": ()}, {"obs_keys": ("observation", "wind"), "obs_dim": 4}, {"obs_dim": 5}):
+        with pytest.raises(InputError, match=r"Goals-v0: its observations are Dict.*but those of the data have \d dim"):
+            check_environment(replace(goals, **changes))
+
+
 def test_the_horizon_of_the_data_ends_episodes(counter):
     short = replace(counter, env_spec=spec("Counter-v0", max_episode_steps=3))
     episodes = rollout(lambda obs, step: np.zeros((1, 1)), short, episodes=1, seed=5)

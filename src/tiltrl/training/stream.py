@@ -49,8 +49,8 @@ class Stream(Generic[Data]):
     prepare: Prepare[Data]
     rows: int  # in all
     block: int  # consecutive rows that come and go together; at most `rows`
-    blocks: int = BLOCKS
-    groups: int = GROUPS
+    blocks: int  # replaced at once
+    groups: int  # of so many blocks each, in a pool
 
     def group(self, number: int) -> Data:
         """The rows that come with pool number `number - groups + 1`; a pool holds as many groups, its own last."""
@@ -84,7 +84,8 @@ def on_device(prepare: Prepare[Data], rows: int) -> Data | Stream[Data]:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(prepare(0, 1)))  # of one row
     if rows * size <= DEVICE_BYTES:
         return jax.tree.map(jnp.asarray, prepare(0, rows))
-    return Stream(prepare, rows, block=min(rows, max(1, POOL_BYTES // (size * BLOCKS * GROUPS))))
+    block = min(rows, max(1, POOL_BYTES // (size * BLOCKS * GROUPS)))
+    return Stream(prepare, rows, block, BLOCKS, GROUPS)
 
 
 def example(data: Data | Stream[Data]) -> Data:

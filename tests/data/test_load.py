@@ -13,6 +13,7 @@ from synthetic import episode, write_minari
 
 import tiltrl.data
 from tiltrl.data import from_arrays, load
+from tiltrl.data.shards import write_shards
 from tiltrl.data.write import write_d4rl
 from tiltrl.errors import InputError
 
@@ -111,6 +112,39 @@ def test_a_d4rl_file_is_known_by_its_arrays(tmp_path: Path) -> None:
         del file["timeouts"], file["metadata"]
         file["episode"] = [0, 0, 0, 1, 1]
     assert len(load(f"{path}[1:]")) == 2
+
+
+def test_an_ogbench_file_is_known_by_its_arrays(tmp_path: Path) -> None:
+    steps = np.arange(6)
+    arrays = {"observations": np.ones((6, 2)), "actions": np.zeros((6, 1)), "qpos": np.zeros((6, 2))}
+    np.savez(tmp_path / "o.npz", terminals=steps % 3 == 2, qvel=arrays["qpos"], **arrays)
+    data = load(str(tmp_path / "o.npz"))
+    assert not data.terminal.any() and len(data) == 4  # a trajectory's end is no terminal
+    assert load(f"ogbench:{tmp_path / 'o.npz'}").fingerprint() == data.fingerprint()
+    assert load(f"{tmp_path / 'o.npz'}?obs=qpos").terminal.any()  # as arrays of whatever kind
+
+
+def test_a_lerobot_folder_is_known_by_its_description(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").write_text("{}")
+    for spec in (str(tmp_path), f"lerobot:{tmp_path}"):
+        with pytest.raises(InputError, match="info.json: codebase_version is None; LeRobot's"):
+            load(spec)
+
+
+@pytest.mark.parametrize("kind", ["d4rl", "ogbench", "lerobot", "minari"])
+def test_names_that_a_kind_does_not_know(kind: str, tmp_path: Path) -> None:
+    for name in ("nothing-v9", str(tmp_path / "none"), "../x", ""):
+        with pytest.raises(InputError):
+            load(f"{kind}:{name}")
+
+
+def test_shards_are_mapped(tmp_path: Path) -> None:
+    data = from_arrays(np.arange(12), np.zeros(12), np.arange(12), episode=np.arange(12) // 4)
+    write_shards([data], tmp_path / "shards")
+    part = load(f"{tmp_path / 'shards'}[1:2]")
+    assert isinstance(part.obs, np.memmap)
+    np.testing.assert_array_equal(part.reward, [4, 5, 6])
 
 
 def test_columns_are_for_files_of_arrays(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import h5py
 
 from tiltrl.data.arrays import USUAL_NAMES, from_arrays, in_environment, read_arrays
 from tiltrl.data.d4rl import is_d4rl, load_d4rl, read_d4rl
+from tiltrl.data.lerobot import is_lerobot, read_lerobot
 from tiltrl.data.minari import MINARI_ID, find_minari, load_minari, minari_root, present_near, read_folder
 from tiltrl.data.minari_remote import download_minari
+from tiltrl.data.ogbench import is_ogbench, load_ogbench, read_ogbench
 from tiltrl.data.shards import is_shards, read_shards
 from tiltrl.data.spec import FOUND, Columns, Part, parse
 from tiltrl.data.tables import kind_of, reading
@@ -39,9 +41,10 @@ def load(spec: str | os.PathLike[str]) -> Transitions:
 
             - "demo", the small Hopper set inside the package;
             - a folder in Minari's format, or the id of a Minari data set, downloaded where it is not on this machine;
-            - "d4rl:hopper-medium-v2" or a D4RL HDF5 file;
-            - "ogbench:cube-single-play-v0" or an OGBench .npz file;
-            - a LeRobot (v3) folder, "lerobot:FOLDER";
+            - "d4rl:hopper-medium-v2", downloaded likewise, or a D4RL HDF5 file;
+            - "ogbench:cube-single-play-singletask-v0", downloaded likewise, or an OGBench .npz file;
+            - a LeRobot (v3) folder, whose columns can be named as below;
+            - a folder of shards (see `tiltrl.data.shards`), which may be larger than memory;
             - a .npz, .hdf5, .h5 or .parquet file of arrays, whose columns are found or named, as in
               "log.npz?obs=state,velocity&action=u&reward=r&episode=e&env=Hopper-v5" (see `spec.Columns`).
 
@@ -66,6 +69,8 @@ def _read(part: Part) -> Transitions:
     kind = part.kind or _kind_of(part, path)
     if kind == "arrays":
         return read_arrays(path, part.text, part.columns or FOUND)
+    if kind == "lerobot":
+        return read_lerobot(path, part.text, part.columns or FOUND)
     columns = part.columns
     if columns is not None and columns != Columns(env=columns.env):
         raise InputError(
@@ -81,6 +86,8 @@ def _read_kind(kind: str, part: Part, path: Path) -> Transitions:
         return read_folder(_DEMO, part.text)
     if kind == "d4rl":
         return read_d4rl(path, part.text) if os.path.isfile(path) else load_d4rl(part.name)
+    if kind == "ogbench":
+        return read_ogbench(path, part.text) if os.path.isfile(path) else load_ogbench(part.name)
     if kind == "shards":
         return read_shards(path, part.text)
     return _minari(str(path.parent) if os.path.isfile(path) else part.name)
@@ -101,7 +108,7 @@ def _kind_of(part: Part, path: Path) -> str:
     if part.name == "demo":
         return "demo"
     if part.name and os.path.isdir(path):  # Path("") is the current folder
-        return "shards" if is_shards(path) else "minari"
+        return "shards" if is_shards(path) else "lerobot" if is_lerobot(path) else "minari"
     if path.name == "main_data.hdf5" and (path.parent / "metadata.json").is_file():
         return "minari"
     if os.path.isfile(path):
@@ -122,4 +129,4 @@ def _kind_of_file(path: Path, columns: Columns | None) -> str:
         with reading(str(path), "HDF5"), h5py.File(path, "r") as file:
             numbered = any(name in file for name in USUAL_NAMES["episode"])  # which D4RL's reader would not look at
             return "d4rl" if is_d4rl(file) and not numbered else "arrays"
-    return "arrays"
+    return "ogbench" if is_ogbench(path) else "arrays"

@@ -158,7 +158,21 @@ def test_columns_are_for_files_of_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "demo+", "+", "Demo", "no/such/folder", "file.npz", "x:demo", "~nobody/x", "a\0b", "x" * 5000]
+    "spec",
+    [
+        "",
+        "demo+",
+        "+",
+        "Demo",
+        "no/such/folder",
+        "file.npz",
+        "x:demo",
+        "~nobody/x",
+        "a\0b",
+        "~a\0b",
+        "d4rl:\0",
+        "x" * 5000,
+    ],
 )
 def test_unknown_specs_say_what_kinds_exist(spec: str) -> None:
     with pytest.raises(InputError, match="'demo' .bundled., a folder in Minari's format, the id"):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import transitions
 
+from tiltrl.data import from_arrays
 from tiltrl.data.transforms import (
     discounted_returns,
     join,
@@ -79,6 +80,13 @@ def test_slices_partition_the_episodes_and_joins_restore_them(lengths: list[int]
 def test_locomotion_divides_by_the_range_of_returns() -> None:
     data = transitions([2, 1, 2], reward=[1, 2, 1, 2, 3])  # returns 3, 1, 5
     np.testing.assert_allclose(scale_rewards(data, "locomotion"), np.array([1, 2, 1, 2, 3]) * 250, rtol=1e-6)
+
+
+def test_the_range_of_returns_is_that_of_episodes_that_timed_out_too() -> None:
+    timeout = np.array([0, 0, 1, 0, 0, 1])  # each with a last row that is no step, as there is no next_obs
+    data = from_arrays(np.arange(6), np.zeros(6), [1, 2, 9, 4, 5, 9], timeout=timeout)
+    np.testing.assert_array_equal(data.returns, [3, 9])
+    np.testing.assert_allclose(scale_rewards(data, "locomotion"), np.array([1, 2, 4, 5]) * 1000 / 6, rtol=1e-6)
 
 
 def test_other_reward_transforms() -> None:

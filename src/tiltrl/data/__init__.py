@@ -55,7 +55,10 @@ def load(spec: str | os.PathLike[str]) -> Transitions:
     Raises:
         InputError: nothing of that name is here, or it cannot be used; the message says what would be right.
     """
-    return reduce(join, [_load(part) for part in parse(os.fspath(spec))])
+    text = os.fspath(spec)
+    if "\0" in text:  # of no path and no name, and the system's functions differ in how they refuse it
+        raise _unknown(text)
+    return reduce(join, [_load(part) for part in parse(text)])
 
 
 def _load(part: Part) -> Transitions:
@@ -115,7 +118,11 @@ def _kind_of(part: Part, path: Path) -> str:
         return _kind_of_file(path, part.columns)
     if MINARI_ID.fullmatch(part.name):
         return "minari"
-    raise InputError(f"data set {part.text!r:.300} is of no known kind, or no such file or folder exists: {_KINDS}")
+    raise _unknown(part.text)
+
+
+def _unknown(text: str) -> InputError:
+    return InputError(f"data set {text!r:.300} is of no known kind, or no such file or folder exists: {_KINDS}")
 
 
 def _kind_of_file(path: Path, columns: Columns | None) -> str:

@@ -153,7 +153,8 @@ def test_rewards_need_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_is_ogbench(tmp_path: Path) -> None:
     assert is_ogbench(write(tmp_path / "x.npz", arrays()))
-    for more in ({"rewards": np.zeros(7)}, {"next_observations": np.zeros((7, 2))}, {"qpos": None}, {"actions": None}):
+    others: list[dict[str, Any]] = [{"rewards": np.zeros(7)}, {"next_observations": np.zeros((7, 2))}]
+    for more in [*others, *({name: None} for name in ("qpos", "actions"))]:
         assert not is_ogbench(write(tmp_path / "x.npz", arrays(**more)))
     (tmp_path / "x.txt").write_text("text")
     assert not is_ogbench(tmp_path / "x.txt")

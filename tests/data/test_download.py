@@ -145,6 +145,12 @@ def test_no_place_to_write(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "cache").read_bytes() == b"a file, not a folder"
 
 
+def test_a_name_that_is_too_long(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written: File name too long"):
+        fetch(f"{site.url}/good.hdf5", tmp_path / "cache" / ("x" * 300), check=check_hdf5)
+    assert left(tmp_path) == []
+
+
 def test_two_processes_at_once(site: Site, tmp_path: Path) -> None:
     target = tmp_path / "cache" / "set.hdf5"
     code = "import sys; from pathlib import Path; from tiltrl.data.download import check_hdf5, fetch; "

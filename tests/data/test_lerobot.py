@@ -138,13 +138,14 @@ def test_columns_are_named(tmp_path: Path) -> None:
         "score": np.arange(7.0),
         "run": np.zeros(7, int),
     }
+    done: dict[str, Any] = {"next.done": np.ones(7, bool)}
     flags: dict[str, Any] = {
         "won": np.isin(np.arange(7), 6),
         "cut": np.isin(np.arange(7), 1),
         "frame_index": np.arange(7),
     }
     columns = Columns(("pose", "torque"), "torque,pose", "score", None, "won", "cut", "run")
-    folder = write(tmp_path / "x", frames(**more, **flags, **{"next.done": np.ones(7, bool)}))
+    folder = write(tmp_path / "x", frames(**more, **flags, **done))
     data = read_lerobot(folder, "x", columns)
     np.testing.assert_array_equal(data.reward, [0, 2, 3, 4, 5, 6])  # row 1 was cut
     np.testing.assert_array_equal(data.obs, [[1, 2]] * 6)

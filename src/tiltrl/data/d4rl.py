@@ -133,7 +133,7 @@ def load_d4rl(name: str) -> Transitions:
         raise InputError(f"{name}: no D4RL data set that is known here; close to it, or for example: {', '.join(near)}")
     cache = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
     named = cache / f"{name}.hdf5"
-    if named.is_file():
+    if os.path.isfile(named):
         return read_d4rl(named, name)
     base = os.environ.get("TILTRL_D4RL_URL") or _URL
     target = cache / Path(ADDRESSES[name]).name

@@ -55,7 +55,7 @@ def fetch(
         InputError: no answer, a refusal, a web page, too few bytes, the wrong kind of file, or no place to write it;
             the message names the address, and where to put the file by hand.
     """
-    if target.is_file():
+    if os.path.isfile(target):  # which is False, too, where the folder may not be looked into
         return target
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url}: not an address to download from; it must begin with http:// or https://")

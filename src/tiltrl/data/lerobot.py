@@ -10,6 +10,7 @@ robot logs are cut where the operator stops.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _PATH = re.compile(r"[\w./:{}-]+\.parquet", re.ASCII)
 
 def is_lerobot(folder: Path) -> bool:
     """Whether the folder holds a data set in LeRobot's format."""
-    return (folder / "meta" / "info.json").is_file()
+    return os.path.isfile(folder / "meta" / "info.json")
 
 
 def read_lerobot(folder: Path, name: str, columns: Columns = FOUND) -> Transitions:
@@ -232,7 +233,7 @@ def _bounds(action: np.ndarray, names: tuple[str, ...], stats: Path) -> tuple[tu
     with np.errstate(over="ignore"):
         seen = action.astype(np.float32)
     low, high = seen.min(axis=0).astype(np.float64), seen.max(axis=0).astype(np.float64)
-    if stats.is_file():
+    if os.path.isfile(stats):
         told = read_json(stats)
         if all(name in told for name in names):
             least, most = (_told(told, names, key, len(low), stats) for key in ("min", "max"))

@@ -38,7 +38,7 @@ def download_minari(dataset_id: str, root: Path, on_progress: OnProgress | None 
     if not _ID.fullmatch(dataset_id):
         raise InputError(f"{dataset_id}: no Minari id; it must look like mujoco/hopper/medium-v0")
     folder = root / dataset_id
-    if (folder / "data").is_dir():
+    if os.path.isdir(folder / "data"):
         return folder
     repository, _, inside = dataset_id.partition("/")
     base = (os.environ.get("TILTRL_MINARI_URL") or _URL).rstrip("/")

@@ -109,7 +109,7 @@ def test_steps_are_whole_episodes_and_resume_too(whole, tmp_path):
 
 def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     pytest.importorskip("gymnasium_robotics")
-    words = ["waypoints", "--episodes", "200", "--out", str(tmp_path / "maze")]
+    words = ["waypoints", "--episodes", "100", "--out", str(tmp_path / "maze")]
     program = (
         "import sys; from tiltrl.collect import cli; cli._EVERY = 0.0\n"
         "import tyro; cli.collect(tyro.cli(cli.CollectOptions))"
@@ -122,7 +122,7 @@ def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "maze").exists()
-    two = [CollectOptions("waypoints", episodes=200, out=tmp_path / name) for name in ("maze", "uninterrupted")]
+    two = [CollectOptions("waypoints", episodes=100, out=tmp_path / name) for name in ("maze", "uninterrupted")]
     progress = Silent()
     collect_data(two[0], progress)
     assert "continuing after" in progress.said[0]
@@ -136,6 +136,19 @@ def test_the_same_command_again_does_nothing(whole, capsys):
     collect(options(out))
     assert "nothing to do" in " ".join(capsys.readouterr().out.split())
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parts_left_by_a_kill_at_the_very_end_are_removed_if_they_are_the_targets(tmp_path, monkeypatch, seed):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.Parts, "remove", lambda parts: None)
+        collect_data(options(out, episodes=1), Silent())
+    assert left_behind(tmp_path) == ["out", "out.parts"]
+    file = tmp_path / "out.parts" / "settings.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": seed}))
+    collect_data(options(out, episodes=1), Silent())
+    assert left_behind(tmp_path) == (["out"] if seed == 0 else ["out", "out.parts"])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tiltrl.collect.base import Source, describe, open_env, record
 from tiltrl.collect.cube import open_cube
-from tiltrl.collect.parts import Parts, concatenate, refuse_other_settings
+from tiltrl.collect.parts import Parts, concatenate, refuse_other_settings, remove_leftovers
 from tiltrl.collect.pointmaze import Walker, open_maze
 from tiltrl.collect.policy import Saved, open_policy
 from tiltrl.collect.random import Uniform
@@ -32,7 +32,7 @@ _EVERY = 5.0  # seconds between two saves of finished episodes: what a power cut
 _SOURCES = "waypoints, cube, random or policy:FOLDER"
 _NOISE = {"waypoints": 0.5, "cube": 0.3, "random": 0.0, "policy": 0.0}
 _WANDER = 0.75
-_EPISODES = 300
+_EPISODES = 500
 console = Console()
 
 
@@ -41,26 +41,21 @@ class CollectOptions:
     """What to record. Episode i is reset with `seed` + i and depends on nothing else: equal options, equal data."""
 
     source: tyro.conf.Positional[str]
-    """Who acts. `waypoints`: a ball that wanders through a maze (Gymnasium-Robotics). `cube`: a scripted robot arm that
-    puts a cube in its place (OGBench). `policy:FOLDER`: a saved policy, such as
-    policy:runs/demo/policies/beta1-seed0, in its own environment. `random`: uniform actions, in any environment."""
+    """Who acts: `waypoints` (a ball in a maze), `cube` (OGBench's scripted arm), `policy:FOLDER` (saved), `random`."""
     env: str | None = None
-    """Gymnasium's id of the environment, such as Hopper-v5. Default: PointMaze_UMaze-v3 for `waypoints`,
-    cube-single-singletask-v0 for `cube`."""
+    """Gymnasium's id. Default: PointMaze_UMaze-v3 for waypoints, cube-single-singletask-v0 for cube, a policy's own."""
     episodes: int | None = None
-    """How many episodes. Default: 300."""
+    """How many episodes. Default: 500."""
     steps: int | None = None
     """Instead of a number of episodes: whole episodes until there are this many steps."""
     seed: int = 0
     """The first episode's seed."""
     noise: float | None = None
-    """Standard deviation of the noise on each action, in the environment's units: without any, the data shows only one
-    way to do things. Default: 0.5 for `waypoints`, 0.3 for `cube`, 0 for a policy."""
+    """Standard deviation of the noise added to actions. Default: 0.5 for waypoints, 0.3 for cube, 0 for a policy."""
     wander: float | None = None
-    """Of `waypoints`: chance that the ball walks to a random cell, at first and after each walk, before it goes to the
-    goal. The more, the more a policy can improve on the data. Default: 0.75."""
+    """Chance that `waypoints` makes a detour, at first and after each, before it goes to the goal. Default: 0.75."""
     out: Path | None = None
-    """Where the data set goes, a new folder. Interrupted, the same command continues. Default: runs/SOURCE-ENV."""
+    """The data set's folder. After an interruption the same command goes on. Default: runs/SOURCE-ENV."""
     id: str | None = None
     """The data set's Minari id, which ends with a version. Default: ENV/SOURCE-v0."""
 
@@ -108,6 +103,7 @@ def collect_data(options: CollectOptions, progress: Reporter) -> Transitions | N
     try:
         if _finished(plan):
             progress.say(f"{plan.target}: is there already, collected by this command; nothing to do")
+            remove_leftovers(plan.target, plan.settings)
             return None
         parts = Parts(plan.target, plan.settings | {"versions": _versions()})
         data = _record_all(plan, options, parts, progress)
@@ -137,17 +133,17 @@ def _record_all(plan: _Plan, options: CollectOptions, parts: Parts, progress: Re
     steps = sum(map(len, blocks))
     unsaved: list[Transitions] = []
     goal = plan.settings["steps"] or plan.settings["episodes"]
+    reached = lambda: steps if plan.settings["steps"] else kept + len(unsaved)  # noqa: E731
     if kept:
         progress.say(f"continuing after {kept} episodes")
     progress.start("collect", goal)
     saved = time.monotonic()
     try:
-        while (done := steps if plan.settings["steps"] else kept + len(unsaved)) < goal:
+        while reached() < goal:
             episode = record(plan.env, plan.source, plan.task, plan.noise, options.seed + kept + len(unsaved))
             unsaved.append(episode)
             steps += len(episode)
-            done = steps if plan.settings["steps"] else kept + len(unsaved)
-            progress.update(min(done, goal), goal, {"return": episode.returns[0]})
+            progress.update(min(reached(), goal), goal, {"return": episode.returns[0]})
             if time.monotonic() - saved > _EVERY:
                 parts.save(kept, unsaved)
                 blocks, kept, unsaved, saved = [*blocks, *unsaved], kept + len(unsaved), [], time.monotonic()

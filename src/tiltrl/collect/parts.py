@@ -37,7 +37,7 @@ class Parts:
         Raises:
             InputError: the folder holds episodes made with other settings, or anything else, or cannot be written.
         """
-        self.folder = target.with_name(f"{target.name}.parts")
+        self.folder = _beside(target)
         file = self.folder / "settings.json"
         if file.is_file():
             refuse_other_settings(self.folder, read_json(file), settings)
@@ -81,6 +81,17 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def remove_leftovers(target: Path, settings: dict[str, Any]) -> None:
+    """Delete the parts of a finished target, which a process killed at its very end has left."""
+    file = _beside(target) / "settings.json"
+    if file.is_file() and _other(read_json(file), settings) is None:
+        shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.parts")
+
+
 def _name(first: int) -> str:
     return f"episodes-{first:09d}.npz"
 
@@ -91,8 +102,12 @@ def refuse_other_settings(folder: Path, found: dict[str, Any], settings: dict[st
     Raises:
         InputError: they differ; names the first that does.
     """
-    for name, value in as_json(settings).items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{folder}: was collected with {name} = {found.get(name)!r}, not {value!r}; give another --out"
-            )
+    if (name := _other(found, settings)) is not None:
+        raise InputError(
+            f"{folder}: was collected with {name} = {found.get(name)!r}, not {settings[name]!r}; give another --out"
+        )
+
+
+def _other(found: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """The first setting that differs; None where all are the same."""
+    return next((name for name, value in as_json(settings).items() if found.get(name) != value), None)

@@ -59,7 +59,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         value = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{os.fspath(path)}: not a readable JSON file: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{os.fspath(path)}: not a readable description: it holds no JSON object")

@@ -16,8 +16,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tiltrl.config_io import from_json
 from tiltrl.data.assemble import assemble
+from tiltrl.data.recorded import recorded_task
 from tiltrl.data.registry import reference
 from tiltrl.data.spec import FOUND, Columns
 from tiltrl.data.tables import Table, open_table
@@ -156,10 +156,10 @@ def _recorded_task(table: Table) -> Task | None:
         text = table.text(name)
         try:
             value = None if text is None else json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # another program's text of that name
         if isinstance(value, dict) and {"dataset", "action_low", "action_high"} <= value.keys():
-            return from_json(Task, value, f"{table.where}: {name}")
+            return recorded_task(value, f"{table.where}: {name}")
     return None
 
 

@@ -28,9 +28,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tiltrl.config_io import from_json
 from tiltrl.data.assemble import assemble
 from tiltrl.data.download import check_hdf5, fetch
+from tiltrl.data.recorded import recorded_task
 from tiltrl.data.registry import UNKNOWN, Reference, reference
 from tiltrl.data.tables import Table, open_table
 from tiltrl.errors import InputError
@@ -231,11 +231,7 @@ def _described(table: Table) -> Task | None:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no description of a task ({' '.join(str(error).split())}); remove it") from error
-    task = from_json(Task, value, where)
-    low, high = np.array(task.action_low), np.array(task.action_high)
-    if len(low) != len(high) or not (np.isfinite([low, high]).all() and (low < high).all()):
-        raise InputError(f"{where}: action_low {task.action_low}, action_high {task.action_high}; low < high is needed")
-    return task
+    return recorded_task(value, where)
 
 
 def _known(name: str, path: Path, arrays: dict[str, np.ndarray]) -> str | None:

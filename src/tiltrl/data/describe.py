@@ -305,7 +305,7 @@ def _spread(values: np.ndarray) -> Spread:
 def horizon(task: Task) -> int | None:
     """Steps after which an episode is cut: the environment's own, else D4RL's; None where neither is known."""
     own = None if task.env_spec is None else json.loads(task.env_spec).get("max_episode_steps")
-    return reference_of(task).horizon if own is None else own
+    return own if isinstance(own, int) and own > 0 else reference_of(task).horizon
 
 
 def _place(transitions: Transitions, step: int) -> str:

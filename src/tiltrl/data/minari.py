@@ -141,7 +141,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a Minari data set has it beside main_data.hdf5") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); copy or download the file again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {type(content).__name__}; Minari's metadata is a JSON object")
@@ -223,7 +223,7 @@ def _env_spec(text: Any, path: Path) -> str | None:
         return None
     try:
         spec = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         spec = None
     if not isinstance(spec, dict) or not isinstance(spec.get("id"), str):
         raise InputError(f"{path}: env_spec is {text!r:.80}; it must be Gymnasium's EnvSpec as JSON, with an id")

@@ -19,6 +19,7 @@ import numpy as np
 
 from tiltrl.config_io import from_json
 from tiltrl.data.assemble import assemble
+from tiltrl.data.recorded import check_task
 from tiltrl.errors import InputError
 from tiltrl.files import read_json, write_json
 from tiltrl.types import Task, Transitions, parts, read
@@ -85,6 +86,7 @@ def read_shards(folder: str | os.PathLike[str], name: str) -> Transitions:
         raise InputError(f"{folder / META}: version = {meta.version}; this release reads version {VERSION}")
     if meta.steps < 1:
         raise InputError(f"{folder / META}: steps = {meta.steps}; at least one is needed")
+    check_task(meta.task, str(folder / META))
     shapes = _shapes(meta.task, meta.steps)
     maps = {field: _map(folder / f"{field}.npy", field, shape) for field, shape in shapes.items()}
     for field in ("terminal", "timeout"):

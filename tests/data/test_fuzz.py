@@ -367,3 +367,10 @@ def _fresh(path: Path) -> Path:
     shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir()
     return path
+
+
+def test_bounds_beyond_float32_are_refused(tmp_path: Path) -> None:
+    space = json.dumps({"type": "Box", "dtype": "float64", "shape": [1], "low": [-1.0], "high": [1e300]})
+    root = write_minari(tmp_path / "set", action_space=space)
+    with pytest.raises(InputError, match="the action space is .* finite float32 numbers are needed"):
+        load(str(root))

@@ -26,6 +26,7 @@ def test_what_was_written_is_read() -> None:
         ({"action_high": [1.0, -2.0]}, "low < high is needed"),
         ({"action_low": [-1.0, float("nan")]}, "low < high is needed"),
         ({"action_high": [1.0, float("inf")]}, "low < high is needed"),
+        ({"action_high": [1.0, 1e300]}, "low < high is needed"),
         ({"obs_dim": 0}, "obs_dim = 0; at least 1"),
         ({"ref_min": None}, "two finite numbers are needed, min < max, or neither"),
         ({"ref_max": 0.0}, "two finite numbers are needed"),

@@ -85,7 +85,11 @@ def assemble(
     if not steps:
         raise InputError(f"{where}: holds no steps; at least one episode of two is needed")
 
-    low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
+    with np.errstate(over="ignore"):
+        low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
+    if not np.isfinite([low, high]).all():
+        bounds = f"{task.action_low} to {task.action_high}"
+        raise InputError(f"{where}: the action space is {bounds}; finite float32 numbers are needed")
     slack = _ACTION_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
     outside = (arrays["action"] < low - slack) | (arrays["action"] > high + slack)
     bounds = f"the action space is {task.action_low} to {task.action_high}"

@@ -30,7 +30,8 @@ def check_task(task: Task, where: str) -> None:
         InputError: as said.
     """
     low, high = np.array(task.action_low), np.array(task.action_high)
-    if not 0 < len(low) == len(high) or not (np.isfinite([low, high]).all() and (low < high).all()):
+    most = np.finfo(np.float32).max  # nor is any bound NaN, of which no comparison is true
+    if not 0 < len(low) == len(high) or not ((-most <= low) & (low < high) & (high <= most)).all():
         raise InputError(f"{where}: action_low {task.action_low}, action_high {task.action_high}; low < high is needed")
     if task.obs_dim < 1:
         raise InputError(f"{where}: obs_dim = {task.obs_dim}; at least 1 is needed")

@@ -12,7 +12,7 @@ from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.prepare import advantage_data, one_step_data
 from tiltrl.training.loop import Session
-from tiltrl.types import Scaling, Transitions
+from tiltrl.types import Scaling, Transitions, parts
 
 
 def train_critic(
@@ -53,20 +53,33 @@ def assess(
         candidates: actions sampled from the behavior at every held-out step, in the environment's units.
         discount: the critic's.
     """
-    steps, k, act = candidates.shape
-    repeated, flat = np.repeat(held_out.obs, k, axis=0), candidates.reshape(-1, act)
-    mean_of_candidates = score(repeated, flat).reshape(steps, k).mean(axis=1)
-    logged = score(held_out.obs, held_out.action)
     low, high = np.array(score.scaling.action_low), np.array(score.scaling.action_high)
-    uniform = np.random.default_rng(0).uniform(low, high, (steps, act)).astype(np.float32)
+    uniform = np.random.default_rng(0).uniform(low, high, held_out.action.shape).astype(np.float32)
+    found: list[tuple[np.ndarray, ...]] = []
+    for part in parts(len(held_out), 4096):  # so that the networks' activations fit in memory
+        obs, action, some = held_out.obs[part], held_out.action[part], candidates[part]
+        steps, k, act = some.shape
+        repeated, flat = np.repeat(obs, k, axis=0), some.reshape(-1, act)
+        logged = score(obs, action)
+        found.append(
+            (
+                logged - score(repeated, flat).reshape(steps, k).mean(axis=1),
+                score.value(obs),
+                score.value(held_out.next_obs[part]),
+                score(obs, uniform[part]) > logged,
+                score.ensemble(repeated, flat).reshape(-1, steps, k),
+            )
+        )
+    *by_step, by_network = zip(*found, strict=True)
+    advantage, value, last_value, random_above = (np.concatenate(some) for some in by_step)
     return check_critic(
-        advantage=logged - mean_of_candidates,
-        value=score.value(held_out.obs),
+        advantage=advantage,
+        value=value,
         reward=held_out.reward,
         terminal=held_out.terminal,
         timeout=held_out.timeout,
-        last_value=score.value(held_out.next_obs),
+        last_value=last_value,
         discount=discount,
-        candidate_values=score.ensemble(repeated, flat).reshape(-1, steps, k),
-        random_above_data=float(np.mean(score(held_out.obs, uniform) > logged)),
+        candidate_values=np.concatenate(by_network, axis=1),
+        random_above_data=float(np.mean(random_above)),
     )

@@ -242,7 +242,7 @@ def _facts(summary: Summary) -> dict[str, str]:
         "environment": summary.environment or "none named: policies can be trained, not evaluated",
         "steps": f"{summary.steps:,}",
         "episodes": f"{summary.episodes:,}: {summary.terminal_ends:,} end terminally, {summary.timeout_ends:,} by a "
-        "time-out or a cut",
+        f"time-out, {summary.cut_ends:,} cut before one",
         "observations": f"{summary.obs_dim} x {dtypes['observations']}{of}",
         "actions": f"{summary.act_dim} x {dtypes['actions']} in {spans}",
         "rewards": f"other than 0 in {summary.rewarded:.3g} of the steps".replace("in 1 of", "in all of"),

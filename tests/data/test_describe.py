@@ -36,7 +36,8 @@ def test_summary_counts_and_sums() -> None:
     data = transitions([3, 2, 1], reward=[1, 2, 3, 0, 0, 10], ref_min=0.0, ref_max=20.0)
     data = replace(data, terminal=np.arange(6) == 2, timeout=np.isin(np.arange(6), [4, 5]))
     found = describe(data)
-    assert (found.episodes, found.steps, found.terminal_ends, found.timeout_ends) == (3, 6, 1, 2)
+    assert (found.episodes, found.steps) == (3, 6)
+    assert (found.terminal_ends, found.timeout_ends, found.cut_ends) == (1, 0, 2)  # Hopper's limit is 1000 steps
     assert found.lengths == Spread(1, 2, 2, 3)
     assert found.returns == Spread(0, 16 / 3, 6, 10)
     assert found.scores == Spread(0, pytest.approx(80 / 3), 30, 50)
@@ -50,6 +51,14 @@ def test_summary_counts_and_sums() -> None:
 def test_summary_without_references_or_environment() -> None:
     found = describe(transitions([2], env_spec=None))
     assert (found.scores, found.environment, found.reward_transform) == (None, None, "none")
+
+
+def test_an_end_at_the_time_limit_is_a_time_out_and_an_earlier_one_a_cut() -> None:
+    spec = json.dumps({"id": "Hopper-v5", "max_episode_steps": 3})
+    found = describe(transitions([3, 2, 3], terminal=False, env_spec=spec))
+    assert (found.terminal_ends, found.timeout_ends, found.cut_ends) == (0, 2, 1)
+    unknown = describe(transitions([3, 2, 3], terminal=False, env_spec=None))
+    assert (unknown.timeout_ends, unknown.cut_ends) == (3, 0)
 
 
 @pytest.mark.parametrize("of", [describe, warnings])

@@ -46,7 +46,8 @@ class Summary:
     episodes: int
     steps: int
     terminal_ends: int  # episodes whose last step is terminal
-    timeout_ends: int  # the others: timed out, or cut by the recording, which `Transitions` do not tell apart
+    timeout_ends: int  # others that are as long as the time limit; where none is known, all others
+    cut_ends: int  # others that are not: the recording was cut
     lengths: Spread
     returns: Spread  # raw
     scores: Spread | None  # 0 and 100 at the reference returns; None without them
@@ -71,7 +72,9 @@ def describe(transitions: Transitions) -> Summary:
     check_whole(transitions)
     task, returns = transitions.task, transitions.returns
     ends = transitions.ends
-    terminal = int(transitions.terminal[ends].sum())
+    lengths, terminal = ends - transitions.starts + 1, transitions.terminal[ends]
+    limit = horizon(task)
+    cut = ~terminal & (lengths != limit) if limit is not None else np.zeros_like(terminal)
     scores = None
     if task.ref_min is not None and task.ref_max is not None and task.ref_min < task.ref_max:
         scores = 100.0 * (returns - task.ref_min) / (task.ref_max - task.ref_min)
@@ -81,9 +84,10 @@ def describe(transitions: Transitions) -> Summary:
         fingerprint=transitions.fingerprint(),
         episodes=len(ends),
         steps=len(transitions),
-        terminal_ends=terminal,
-        timeout_ends=len(ends) - terminal,
-        lengths=_spread(ends - transitions.starts + 1),
+        terminal_ends=int(terminal.sum()),
+        timeout_ends=int((~terminal & ~cut).sum()),
+        cut_ends=int(cut.sum()),
+        lengths=_spread(lengths),
         returns=_spread(returns),
         scores=None if scores is None else _spread(scores),
         ref_min=task.ref_min,

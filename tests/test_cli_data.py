@@ -89,6 +89,16 @@ def test_convert_to_a_file_and_back(data, out):
     assert load(out).task.env_spec == load(DEMO).task.env_spec
 
 
+def test_convert_to_shards_is_the_joined_set_read_one_at_a_time(data):
+    status, printed, _ = data("convert", "demo[:2]+demo[2:5]", "--to", "shards", "--out", "x")
+    assert status == 0 and "demo[2:5]: " in printed
+    found = load("x")
+    assert isinstance(found.obs, np.memmap)
+    np.testing.assert_array_equal(found.obs, load("demo[:5]").obs)
+    status, _, error = data("convert", "demo[:2]", "--to", "shards", "--out", "x", "--overwrite")
+    assert status == 2 and "shards are written to a new folder only" in error
+
+
 def test_merge_is_the_joined_set(data):
     status, printed, _ = data("merge", "demo[:5]", "demo[5:9]", "demo[9:20]", "--out", "all-v0")
     assert status == 0

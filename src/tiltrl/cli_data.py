@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -16,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tiltrl.collect.cli import collect
-from tiltrl.data import load
+from tiltrl.data import load, load_each
 from tiltrl.data.describe import Spread, Summary, describe, warnings
 from tiltrl.data.figure import draw
+from tiltrl.data.shards import write_shards
 from tiltrl.data.transforms import join
 from tiltrl.data.write import is_minari_id, write_d4rl, write_minari, write_npz
 from tiltrl.environments import leaves, make
@@ -67,10 +69,12 @@ class ConvertOptions:
     dataset: tyro.conf.Positional[str]
     """Any name that `tiltrl run` takes, slices and joined sets too."""
     out: Path
-    """What to write: a new folder for `minari`, a file that ends in .npz for `npz`, in .hdf5 or .h5 for `d4rl`."""
-    to: Literal["minari", "npz", "d4rl"] | None = None
+    """What to write: a new folder for `minari` and `shards`, a file that ends in .npz for `npz`, in .hdf5 or .h5 for
+    `d4rl`."""
+    to: Literal["minari", "npz", "d4rl", "shards"] | None = None
     """The format. `minari`: a folder that minari.load_dataset reads. `npz`: NumPy's arrays in one file. `d4rl`: D4RL's
-    flat HDF5. Default: by the ending of --out."""
+    flat HDF5. `shards`: a folder to train from that may be larger than memory; sets joined by + are read one at a time.
+    Default: by the ending of --out."""
     id: str | None = None
     """Of `minari`: the id in it, such as me/robot/play-v0. Default: the path below MINARI_DATASETS_PATH, or the
     folder's name."""
@@ -89,6 +93,9 @@ def convert(options: Annotated[ConvertOptions, tyro.conf.arg(name="")]) -> None:
     if kind == "minari":
         dataset_id = _minari_id(options.id, options.out)
         _write_minari(_read(options.dataset), options.out, dataset_id, overwrite=options.overwrite)
+        return
+    if kind == "shards":
+        _write_shards(options)
         return
     data = _read(options.dataset)
     with console.status(f"writing {options.out}"):
@@ -165,6 +172,20 @@ def _write_minari(data: Transitions, out: Path, dataset_id: str, *, overwrite: b
             on_progress=lambda done, total: progress.update(done, total, {}),
         )
     _say_written(data, out, f"\nMinari id {dataset_id}")
+
+
+def _write_shards(options: ConvertOptions) -> None:
+    if options.overwrite:
+        raise InputError("--overwrite: shards are written to a new folder only; remove the old one, or give another")
+
+    def each() -> Iterator[Transitions]:
+        for part in load_each(options.dataset):
+            progress.say(f"{part.task.dataset}: {len(part)} steps")
+            yield replace(part, task=replace(part.task, dataset=options.out.name))
+
+    with LiveProgress(console) as progress:
+        write_shards(each(), options.out)
+    _say_written(load(options.out), options.out)
 
 
 def _obs_sizes(task: Task) -> tuple[int, ...] | None:

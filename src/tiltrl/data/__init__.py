@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -22,7 +23,7 @@ from tiltrl.data.transforms import join, take_episodes
 from tiltrl.errors import InputError
 from tiltrl.types import Transitions
 
-__all__ = ["from_arrays", "load"]
+__all__ = ["from_arrays", "load", "load_each"]
 
 _DEMO = Path(__file__).parent / "demo" / "data"
 _KINDS = (
@@ -55,10 +56,19 @@ def load(spec: str | os.PathLike[str]) -> Transitions:
     Raises:
         InputError: nothing of that name is here, or it cannot be used; the message says what would be right.
     """
+    return reduce(join, load_each(spec))
+
+
+def load_each(spec: str | os.PathLike[str]) -> Iterator[Transitions]:
+    """The sets that a name joins by "+", one at a time; otherwise as `load`.
+
+    Raises:
+        InputError: as `load`, when the turn comes to the set at fault.
+    """
     text = os.fspath(spec)
     if "\0" in text:  # of no path and no name, and the system's functions differ in how they refuse it
         raise _unknown(text)
-    return reduce(join, [_load(part) for part in parse(text)])
+    yield from map(_load, parse(text))
 
 
 def _load(part: Part) -> Transitions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -57,7 +58,10 @@ def make_env(task: Task) -> gymnasium.Env:
         names = ", ".join(wrapper.name for wrapper in spec.additional_wrappers)
         raise InputError(f"{where}: was recorded through the wrappers {names}; only unwrapped environments can be made")
     env = make(spec, where)
-    if mismatch := _mismatch(env, task):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some build their spaces anew at each look, which remark on their precision
+        mismatch = _mismatch(env, task)
+    if mismatch:
         env.close()
         raise InputError(f"{where}: {mismatch}")
     return env

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import tiltrl
@@ -173,7 +174,7 @@ def main() -> None:
         "# A data set larger than memory",
         "",
         f"{large['transitions']:,} made-up transitions of {OBS} + {ACT} dimensions ({size / 1e9:.1f} GB on disk); "
-        f"{os.cpu_count()} cores, no accelerator.",
+        f"{os.cpu_count()} cores, JAX on {jax.default_backend()}.",
         "Command: `python benchmarks/streaming.py`; all numbers: `streaming.json`.",
         "",
         "| peak of resident memory: fast preset's behavior, critic and check, then IQL | GB |",
@@ -184,6 +185,7 @@ def main() -> None:
         "",
         f"Rate of the steps from a stream of the files, over that from the device: {int(FITS * EPISODES * LENGTH):,} "
         f"transitions, {ROUNDS} rounds in turns of {250 * CHUNKS} steps each. Files in the page cache.",
+        "By the clock it depends on what else the machine does; the processor's time counts all threads, reading too.",
         "",
         "| | by the clock: median | least | most | by the processor's time: median |",
         "|---|---|---|---|---|",

@@ -31,7 +31,7 @@ class BanditConfig:
     k: int = 64  # candidates compared at once; the paper's theory wants many
     candidates: int = 32_768  # drawn from mu
     regroupings: int = 8  # times that they are shuffled into new groups of K: all are of one state
-    batch: int = 1024  # candidates an alignment step
+    batch: int = 512  # candidates an alignment step
     behavior: BehaviorConfig = field(
         default_factory=lambda: BehaviorConfig(
             network=EnergyConfig(
@@ -47,7 +47,7 @@ class BanditConfig:
             ),
             steps=12_000,
             batch=128,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             cosine=True,
             average=0.999,
             times="mixed",
@@ -55,7 +55,7 @@ class BanditConfig:
     )
     align: AlignConfig = field(
         default_factory=lambda: AlignConfig(
-            steps=2_500, batch=0, learning_rate=2e-3, cosine=True, warmup=0.1, average=0.998, times="mixed"
+            steps=7_000, batch=0, learning_rate=2e-3, cosine=True, warmup=0.1, average=0.998, times="mixed"
         )
     )
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(calls=25, solver="2m", grid="log_snr"))

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
+from tiltrl.training.loop import (
+    Learner,
+    Metrics,
+    Session,
+    Update,
+    cosine_adam,
+    fit,
+    gradient_step,
+    init_learner,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,35 @@ def alignment_loss(
     return loss, info
 
 
+@lru_cache(maxsize=8)
+def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Learner]]:
+    """The optimizer and one step of training: the same functions for an equal configuration, so it compiles once."""
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine, warmup=config.warmup)
+
+    def update(
+        learners: Learner, data: tuple[Energy, Array, Array, Array], betas: Array, key: PRNGKeyArray
+    ) -> tuple[Learner, Metrics]:
+        behavior, obs, candidates, q = data
+        index_key, time_key, noise_key = jax.random.split(key, 3)
+        index = jax.random.randint(index_key, (config.batch,), 0, obs.shape[0])
+        # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
+        t = random_times(time_key, config.batch, config.times)
+        chosen = candidates[index]
+        noisy = diffuse(
+            chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2])
+        )
+
+        def one(learner: Learner, beta: Array) -> tuple[Learner, Metrics]:
+            gradient, info = jax.grad(alignment_loss, has_aux=True)(
+                learner.params, behavior, noisy, obs[index], t, q[index], beta, config.objective
+            )
+            return gradient_step(learner, gradient, optimizer, config.average), info
+
+        return jax.vmap(one)(learners, betas)
+
+    return optimizer, update
+
+
 def train_policy(
     behavior: Energy,
     obs: Float[Array, "members states obs"],
@@ -86,37 +126,16 @@ def train_policy(
     Returns:
         pi, with leading axes `members, betas`.
     """
-    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine, warmup=config.warmup)
+    optimizer, update = _step(config)
 
     def init(behavior: Energy) -> Learner:
         return jax.vmap(lambda _: init_learner(jax.tree.map(jnp.copy, behavior), optimizer))(betas)
-
-    def update(
-        learners: Learner, data: tuple[Energy, Array, Array, Array], _: None, key: PRNGKeyArray
-    ) -> tuple[Learner, dict[str, Array]]:
-        behavior, obs, candidates, q = data
-        index_key, time_key, noise_key = jax.random.split(key, 3)
-        index = jax.random.randint(index_key, (config.batch,), 0, obs.shape[0])
-        # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
-        t = random_times(time_key, config.batch, config.times)
-        chosen = candidates[index]
-        noisy = diffuse(
-            chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2])
-        )
-
-        def one(learner: Learner, beta: Array) -> tuple[Learner, dict[str, Array]]:
-            gradient, info = jax.grad(alignment_loss, has_aux=True)(
-                learner.params, behavior, noisy, obs[index], t, q[index], beta, config.objective
-            )
-            return gradient_step(learner, gradient, optimizer, config.average), info
-
-        return jax.vmap(one)(learners, betas)
 
     learner = fit(
         update,
         jax.vmap(init)(behavior),
         member_data=(behavior, obs, candidates, q),
-        shared_data=None,
+        shared_data=betas,
         keys=keys,
         steps=config.steps,
         session=session,

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import Learner, Session, cosine_adam, fit, gradient_step, init_learner
+from tiltrl.training.loop import (
+    Learner,
+    Metrics,
+    Session,
+    Update,
+    cosine_adam,
+    fit,
+    gradient_step,
+    init_learner,
+)
 from tiltrl.training.stream import Stream, example
 
 
@@ -54,20 +65,12 @@ def denoising_loss(
     return jnp.mean(jax.vmap(one)(diffuse(action, noise, t), obs, t, noise, keys))
 
 
-def train_behavior(
-    data: Pairs | Stream[Pairs],
-    config: BehaviorConfig,
-    keys: PRNGKeyArray,
-    session: Session | None = None,
-) -> Energy:
-    """Fit one model a key on normalized pairs; its leaves gain a leading `members` axis."""
-    obs, action = example(data)
+@lru_cache(maxsize=8)
+def _step(config: BehaviorConfig) -> tuple[optax.GradientTransformation, Update[Learner]]:
+    """The optimizer and one step of training: the same functions for an equal configuration, so it compiles once."""
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
 
-    def init(key: PRNGKeyArray) -> Learner:
-        return init_learner(Energy(obs.shape[1], action.shape[1], config.network, key=key), optimizer)
-
-    def update(learner: Learner, _: None, data: Pairs, key: PRNGKeyArray) -> tuple[Learner, dict[str, Array]]:
+    def update(learner: Learner, _: None, data: Pairs, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
         index_key, loss_key = jax.random.split(key)
         index = jax.random.randint(index_key, (config.batch,), 0, data[0].shape[0])
         loss, gradient = jax.value_and_grad(denoising_loss)(
@@ -79,6 +82,22 @@ def train_behavior(
             dropout=config.network.dropout > 0,
         )
         return gradient_step(learner, gradient, optimizer, config.average), {"denoising_loss": loss}
+
+    return optimizer, update
+
+
+def train_behavior(
+    data: Pairs | Stream[Pairs],
+    config: BehaviorConfig,
+    keys: PRNGKeyArray,
+    session: Session | None = None,
+) -> Energy:
+    """Fit one model a key on normalized pairs; its leaves gain a leading `members` axis."""
+    obs, action = example(data)
+    optimizer, update = _step(config)
+
+    def init(key: PRNGKeyArray) -> Learner:
+        return init_learner(Energy(obs.shape[1], action.shape[1], config.network, key=key), optimizer)
 
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     learner = fit(

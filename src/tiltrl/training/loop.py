@@ -8,6 +8,7 @@ continued is the run that was not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
@@ -107,6 +108,23 @@ def cosine_adam(learning_rate: float, steps: int, *, cosine: bool, warmup: float
     return optax.adam(optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), after], [rising]))
 
 
+@lru_cache(maxsize=16)
+def _compiled(update: Update[State]) -> Callable[..., tuple[State, Metrics]]:
+    """A chunk of steps of every member, and the mean of their metrics."""
+
+    def one_chunk(
+        state: State, start: Array, keys: PRNGKeyArray, member_data: Any, shared_data: Any, length: int
+    ) -> tuple[State, Metrics]:
+        def one_step(state: State, step: Array) -> tuple[State, Metrics]:
+            step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+            return jax.vmap(update, in_axes=(0, 0, None, 0))(state, member_data, shared_data, step_keys)
+
+        state, metrics = jax.lax.scan(one_step, state, start + jnp.arange(length))
+        return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+
+    return jax.jit(one_chunk, static_argnames="length", donate_argnums=0)
+
+
 def fit(
     update: Update[State],
     state: State,
@@ -121,7 +139,7 @@ def fit(
     """Run `steps` updates of every member and return the final state.
 
     Args:
-        update: one step of one member.
+        update: one step of one member. The same function, on arrays of the same shapes, is compiled once a process.
         state: pytree of arrays with a leading `members` axis. Its buffers are donated: do not use it afterwards.
         member_data: pytree with a leading `members` axis (what differs by seed), or None.
         shared_data: what every member sees: a pytree, kept on the device whole, or a stream, of which an update gets
@@ -134,20 +152,12 @@ def fit(
     session = Quiet() if session is None else session
     state, done = session.restore(state)
 
-    def one_chunk(state: State, start: Array, member_data: Any, shared_data: Any, length: int) -> tuple[State, Any]:
-        def one_step(state: State, step: Array) -> tuple[State, Metrics]:
-            step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-            return jax.vmap(update, in_axes=(0, 0, None, 0))(state, member_data, shared_data, step_keys)
-
-        state, metrics = jax.lax.scan(one_step, state, start + jnp.arange(length))
-        return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
-
-    compiled = jax.jit(one_chunk, static_argnames="length", donate_argnums=0)
+    compiled = _compiled(update)
     # Chunks begin at multiples of their length wherever training was continued, since a pool belongs to a chunk.
     with pools(shared_data, done // chunk) as each:
         while done < steps:
             length = min(chunk - done % chunk, steps - done)
-            state, metrics = compiled(state, jnp.asarray(done), member_data, next(each), length=length)
+            state, metrics = compiled(state, jnp.asarray(done), keys, member_data, next(each), length=length)
             done += length
             session.record(done, steps, jax.device_get(metrics), state)
     return state

@@ -139,7 +139,8 @@ def bandit(options: Annotated[BanditOptions, tyro.conf.arg(name="")]) -> None:
         with LiveProgress(console) as progress:
             compared = run_comparison(options, progress)
         _print_comparison(compared)
-        console.print(f"\nnumbers  {options.out / 'comparison.json'}, and a picture beside it for each set")
+        numbers = options.out / "comparison.json"
+        console.print(f"\nnumbers  {numbers}, and a picture beside it for each set", highlight=False, soft_wrap=True)
         return
     with LiveProgress(console) as progress:
         results = run_bandits(options, progress)
@@ -157,7 +158,11 @@ def bandit(options: Annotated[BanditOptions, tyro.conf.arg(name="")]) -> None:
         "999 of 1000 points of data are",
         style="dim",
     )
-    console.print(f"\npictures {options.out / 'bandits.png'} and one a set\nnumbers  {options.out / 'results.json'}")
+    console.print(
+        f"\npictures {options.out / 'bandits.png'} and one a set\nnumbers  {options.out / 'results.json'}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:

@@ -40,7 +40,7 @@ class Silent:
         ({"dataset": ("moons", "moons")}, "at most once"),
         ({"objective": "best"}, "objective 'best' is unknown; choose one of value, preference"),
         ({"k": 1}, "k = 1; at least 2 candidates"),
-        ({"k": 5000}, "k = 5000; .* at most 1024"),
+        ({"k": 5000}, "k = 5000; .* at most 512"),
         ({"beta": 0.0}, "beta = 0.0"),
         ({"beta": -1.0}, "beta = -1.0"),
         ({"calls": 1}, "calls = 1; .* at least 2 network calls"),

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 import tiltrl
-from tiltrl import cli
+from tiltrl import cli, cli_data
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
 
 
 def test_every_name_in_the_python_block_exists():
@@ -22,6 +23,12 @@ def test_every_command_exists():
     commands = set(re.findall(r"^tiltrl ([a-z]+)", README, re.MULTILINE))
     assert "run" in commands
     assert [name for name in commands if not hasattr(cli, name)] == []
+
+
+@pytest.mark.parametrize("page", [README, DATA_PAGE], ids=["README", "data"])
+def test_every_data_command_exists(page):
+    commands = re.findall(r"^tiltrl data ([a-z]+)", page, re.MULTILINE)
+    assert commands and [name for name in commands if name not in cli_data.COMMANDS] == []
 
 
 def test_every_make_target_exists():

@@ -111,3 +111,31 @@ def test_rates() -> None:
     # A fifth of ten steps to rise, the other eight as above.
     np.testing.assert_allclose(step_sizes(10, cosine=True, warmup=0.2), [0.0, 0.05, *half_wave], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(step_sizes(4, cosine=False, warmup=0.5)[:4], [0.0, 0.05, 0.1, 0.1], rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_longer_than_the_clip_are_shortened_to_it_and_others_are_not() -> None:
+    optimizer, plain = cosine_adam(0.1, 8, cosine=False, clip=1.0), cosine_adam(0.1, 8, cosine=False)
+    gradient = {"a": jnp.array(3.0), "b": jnp.array(4.0)}  # of norm 5
+    given, expected = init_learner(gradient, optimizer), init_learner(gradient, plain)
+    for scale, factor in ((1.0, 0.2), (0.1, 1.0)):  # Adam's first step alone would not tell: all are as long
+        given = gradient_step(given, jax.tree.map(lambda g, s=scale: s * g, gradient), optimizer, 0.0)
+        shortened = jax.tree.map(lambda g, s=scale * factor: s * g, gradient)
+        expected = gradient_step(expected, shortened, plain, 0.0)
+    for name in gradient:
+        assert float(given.params[name]) == pytest.approx(float(expected.params[name]), rel=1e-6)
+        assert float(given.params[name]) != pytest.approx(float(gradient[name]) - 0.2, rel=1e-6)
+
+
+def test_the_second_moment_forgets_at_its_rate() -> None:
+    sizes = {}
+    for decay in (0.5, 0.999):
+        optimizer = cosine_adam(0.1, 8, cosine=False, second_moment=decay)
+        learner = init_learner(jnp.array(0.0), optimizer)
+        for gradient in (100.0, 1.0, 1.0, 1.0):
+            before, learner = learner, gradient_step(learner, jnp.array(gradient), optimizer, 0.0)
+        sizes[decay] = float(before.params - learner.params)
+    # Bias-corrected averages of 100, 1, 1, 1 and of their squares, by hand.
+    mean = sum(0.9**k * g for k, g in enumerate((1, 1, 1, 100))) * 0.1 / (1 - 0.9**4)
+    for decay, size in sizes.items():
+        square = sum(decay**k * g**2 for k, g in enumerate((1, 1, 1, 100))) * (1 - decay) / (1 - decay**4)
+        assert size == pytest.approx(0.1 * mean / square**0.5, rel=1e-4)

@@ -35,6 +35,9 @@ class BehaviorConfig:
     batch: int = 2048
     learning_rate: float = 3e-4
     cosine: bool = False  # decay the learning rate to zero; the paper keeps it constant
+    warmup: float = 0.0  # share of the steps over which the learning rate rises from zero; the paper has none
+    clip: float | None = None  # norm of the gradient above which it is shortened; None: nowhere, as in the paper
+    second_moment: float = 0.999  # decay of Adam's average of squared gradients
     average: float = 0.0  # decay of the weights' running average; 0: none, as in the paper
     times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
 
@@ -68,7 +71,14 @@ def denoising_loss(
 @lru_cache(maxsize=8)
 def _step(config: BehaviorConfig) -> tuple[optax.GradientTransformation, Update[Learner]]:
     """The optimizer and one step of training: the same functions for an equal configuration, so it compiles once."""
-    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+    optimizer = cosine_adam(
+        config.learning_rate,
+        config.steps,
+        cosine=config.cosine,
+        warmup=config.warmup,
+        clip=config.clip,
+        second_moment=config.second_moment,
+    )
 
     def update(learner: Learner, _: None, data: Pairs, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
         index_key, loss_key = jax.random.split(key)

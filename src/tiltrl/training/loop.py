@@ -90,7 +90,15 @@ def gradient_step(
     return Learner(params, average, opt_state, learner.step + 1.0)
 
 
-def cosine_adam(learning_rate: float, steps: int, *, cosine: bool, warmup: float = 0.0) -> optax.GradientTransformation:
+def cosine_adam(
+    learning_rate: float,
+    steps: int,
+    *,
+    cosine: bool,
+    warmup: float = 0.0,
+    clip: float | None = None,
+    second_moment: float = 0.999,
+) -> optax.GradientTransformation:
     """Adam, at a constant rate (the paper's) or decayed to zero by a cosine; either after a linear rise.
 
     Args:
@@ -99,13 +107,16 @@ def cosine_adam(learning_rate: float, steps: int, *, cosine: bool, warmup: float
         cosine: whether to decay.
         warmup: share of the steps over which the rate rises from zero. Adam's first steps are as long as its later ones
             however small the gradient, which a network that is already trained should be spared.
+        clip: norm of the whole gradient above which it is shortened to it. None: gradients are taken as they are.
+        second_moment: decay of Adam's average of squared gradients. A smaller one forgets a burst of large ones sooner.
     """
     rising = round(warmup * steps)
-    decay = optax.cosine_decay_schedule(learning_rate, steps - rising) if cosine else learning_rate
-    if not rising:
-        return optax.adam(decay)
-    after = decay if callable(decay) else optax.constant_schedule(decay)
-    return optax.adam(optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), after], [rising]))
+    rate = optax.cosine_decay_schedule(learning_rate, steps - rising) if cosine else learning_rate
+    if rising:
+        after = rate if callable(rate) else optax.constant_schedule(rate)
+        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), after], [rising])
+    adam = optax.adam(rate, b2=second_moment)
+    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
 @lru_cache(maxsize=16)

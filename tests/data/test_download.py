@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,15 @@ import pytest
 from server import Answer, Site, serve
 
 from tiltrl.data import download
-from tiltrl.data.download import check_hdf5, check_json, check_npz, fetch, folder_aside
+from tiltrl.data.download import (
+    check_hdf5,
+    check_hdf5_of,
+    check_json,
+    check_npz,
+    check_npz_of,
+    fetch,
+    folder_aside,
+)
 from tiltrl.errors import InputError
 
 
@@ -129,6 +139,37 @@ def test_an_interrupt_leaves_nothing_behind(error: type[BaseException], site: Si
     assert left(tmp_path) == []
 
 
+def test_what_a_killed_process_left_is_swept_by_the_next_call(site: Site, tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "set.hdf5"
+    site.answers["/stalls.hdf5"] = Answer(hdf5_bytes()[:1000], length=5000, stalls=True)
+    code = "import sys; from pathlib import Path; from tiltrl.data.download import check_hdf5, fetch; "
+    code += "fetch(sys.argv[1], Path(sys.argv[2]), check=check_hdf5, on_progress=lambda *_: print(flush=True))"
+    command = [sys.executable, "-c", code, f"{site.url}/stalls.hdf5", str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is in the midst of it
+        (running,) = target.parent.iterdir()
+        fetch(f"{site.url}/good.hdf5", target, check=check_hdf5)
+        assert running.exists()
+        process.terminate()
+    assert running.exists()
+    fetch(f"{site.url}/good.hdf5", target, check=check_hdf5)
+    assert left(target.parent) == [target]
+
+
+def test_only_abandoned_asides_of_the_same_target_are_swept(site: Site, tmp_path: Path) -> None:
+    old = time.time() - 2 * download._ABANDONED_SECONDS
+    gone, others, foreign = ".0a0a0a0a-1-00000000.set.hdf5", ".0a0a0a0a-1-00000000.other.hdf5", ".12345678.set.hdf5"
+    fresh, folder = ".0a0a0a0a-2-00000000.set.hdf5", tmp_path / ".0a0a0a0a-3-00000000.set.hdf5"
+    folder.mkdir()
+    for path in (*(tmp_path / name for name in (gone, others, foreign, fresh)), folder / "data"):
+        path.write_bytes(b"half")
+    for path in (*(tmp_path / name for name in (gone, others, foreign)), folder / "data", folder):
+        os.utime(path, (old, old))
+    fetch(f"{site.url}/good.hdf5", tmp_path / "set.hdf5", check=check_hdf5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([others, foreign, fresh, "set.hdf5"])
+
+
 def test_what_was_there_stays(site: Site, tmp_path: Path) -> None:
     other = tmp_path / "cache" / "other.hdf5"
     other.parent.mkdir()
@@ -197,6 +238,8 @@ def test_progress_is_told_on_standard_error_after_two_seconds(
         (check_hdf5, hdf5_bytes(), hdf5_bytes()[:-1]),
         (check_npz, npz_bytes(), npz_bytes()[:-30]),
         (check_npz, npz_bytes(), hdf5_bytes()),
+        (check_hdf5_of("rewards"), hdf5_bytes(), hdf5_bytes()[:-1]),
+        (check_npz_of("rewards"), npz_bytes(), npz_bytes()[:-30]),
         (check_json, b'{"a": 1}', b'{"a": 1'),
         (check_json, b"{}", b"[]"),
         (check_json, b"{}", b"\xff\xfe"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -58,6 +60,14 @@ def test_what_is_there_is_left_alone(site: Site, tmp_path: Path) -> None:
     assert site.asked == []
 
 
+def _foreign() -> bytes:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file["rewards"] = np.arange(9.0)
+    return memory.getvalue()
+
+
+FOREIGN = _foreign()
 PAGE = Answer(b"<!doctype html><html>Log in</html>", kind="text/html")
 BAD = {
     "no metadata": ("metadata.json", Answer(b"", 404), "the server answers 404"),
@@ -65,6 +75,8 @@ BAD = {
     "page for metadata": ("metadata.json", PAGE, "what came is a web page"),
     "garbage for metadata": ("metadata.json", Answer(b"garbage"), "what came is no JSON"),
     "list for metadata": ("metadata.json", Answer(b"[]"), "what came is no JSON object"),
+    "other metadata": ("metadata.json", Answer(b"{}"), "what came has no action_space"),
+    "other data": ("main_data.hdf5", Answer(FOREIGN), "what came is an HDF5 file without episode_0"),
     "no data": ("main_data.hdf5", Answer(b"", 404), "main_data.hdf5: cannot be downloaded: the server answers 404"),
     "page for data": ("main_data.hdf5", PAGE, "what came is a web page"),
     "garbage for data": ("main_data.hdf5", Answer(b"garbage"), "what came is no whole HDF5 file"),

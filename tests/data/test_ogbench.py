@@ -250,6 +250,13 @@ def test_the_cache_is_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(load_ogbench("cube-single-play-v0")) == 5
 
 
+def test_another_file_than_ogbenchs_does_not_stay_in_the_cache(site: Site, tmp_path: Path) -> None:
+    site.answers["/cube-single-play-v0.npz"] = Answer(write(tmp_path / "y.npz", {"x": np.zeros(3)}).read_bytes())
+    with pytest.raises(InputError, match="what came is an .npz file without observations, actions, terminals"):
+        load_ogbench("cube-single-play-v0")
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("scene-play-v0", "no whole .npz file"), ("scene-noisy-v0", "404.* save it as .*scene-noisy")]
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
 import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
@@ -29,6 +32,7 @@ Check = Callable[[Path], None]
 """Raises InputError where a file is not what it should be; the message says what it is not, without naming the file."""
 
 _PIECE = 1 << 18  # bytes read at once: small enough to show progress on slow lines
+_ABANDONED_SECONDS = 3600.0  # what nobody has written to for so long is of a process that is gone
 _QUIET_SECONDS = 2.0  # a download this short shows nothing
 
 
@@ -39,7 +43,7 @@ def fetch(
 
     It is written aside, checked and renamed: another process sees it whole or not at all, and of two that download at
     once the later one replaces the file by an equal one. On failure, interrupts included, nothing is left behind, and
-    folders made for it are removed again.
+    folders made for it are removed again; what a killed process has left is removed by the next call.
 
     Args:
         url: begins with http:// or https://.
@@ -55,6 +59,7 @@ def fetch(
         InputError: no answer, a refusal, a web page, too few bytes, the wrong kind of file, or no place to write it;
             the message names the address, and where to put the file by hand.
     """
+    _sweep(target)
     if os.path.isfile(target):  # which is False, too, where the folder may not be looked into
         return target
     if not url.startswith(("http://", "https://")):
@@ -62,7 +67,7 @@ def fetch(
     with _open(url, target, timeout) as response, _writing(target):
         total = _length(response)
         with made(target.parent):
-            aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+            aside = _aside(target)
             try:
                 with aside.open("xb") as file, _Shown(url, on_progress) as show:
                     size = 0
@@ -105,8 +110,9 @@ def folder_aside(target: Path) -> Iterator[Path]:
     Raises:
         InputError: the operating system refuses.
     """
+    _sweep(target)
     with _writing(target), made(target.parent):
-        aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+        aside = _aside(target)
         try:
             aside.mkdir()
             yield aside
@@ -114,6 +120,39 @@ def folder_aside(target: Path) -> Iterator[Path]:
                 os.replace(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+# --- What is being written --------------------------------------------------------------------------------------------
+
+
+def _aside(target: Path) -> Path:
+    """A new name beside `target` that says which process writes there."""
+    return target.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{target.name}")
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"  # caches may be shared by several
+
+
+def _sweep(target: Path) -> None:
+    """Remove what processes that are gone have left aside of `target`."""
+    ours = re.compile(rf"\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.{re.escape(target.name)}")
+    with suppress(OSError):  # no such folder yet, or not ours to clean
+        for path in target.parent.iterdir():
+            if (found := ours.fullmatch(path.name)) and _abandoned(path, found[1], int(found[2])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _abandoned(path: Path, machine: str, process: int) -> bool:
+    if machine == _machine() and os.name == "posix":  # elsewhere, os.kill(process, 0) is no question
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:  # it runs, and is another user's
+            pass
+    written = max(file.stat().st_mtime for file in (path, *path.rglob("*")))
+    return time.time() - written > _ABANDONED_SECONDS
 
 
 # --- What a file should be --------------------------------------------------------------------------------------------
@@ -134,6 +173,46 @@ def check_npz(path: Path) -> None:
     _refuse_pages(path)
     if not zipfile.is_zipfile(path):
         raise InputError("no whole .npz file")
+
+
+def check_hdf5_of(*names: str) -> Check:
+    """A whole HDF5 file with arrays of these names, so that no other one stays where it would be found again."""
+
+    def check(path: Path) -> None:
+        check_hdf5(path)
+        try:
+            with h5py.File(path, "r") as file:
+                missing = [name for name in names if not _holds(file, name)]
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py raises any, by where the damage is
+            raise InputError("a damaged HDF5 file") from error
+        _refuse_without(missing, "an HDF5 file")
+
+    return check
+
+
+def _holds(file: h5py.File, name: str) -> bool:
+    """Whether it is an array of this very file; a link to another one is not followed."""
+    return file.get(name, getclass=True, getlink=True) is h5py.HardLink and isinstance(file[name], h5py.Dataset)
+
+
+def check_npz_of(*names: str) -> Check:
+    """A whole .npz file with arrays of these names; likewise."""
+
+    def check(path: Path) -> None:
+        check_npz(path)
+        try:
+            with zipfile.ZipFile(path) as file:
+                there = set(file.namelist())
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise InputError("a damaged .npz file") from error
+        _refuse_without([name for name in names if f"{name}.npy" not in there], "an .npz file")
+
+    return check
+
+
+def _refuse_without(missing: list[str], kind: str) -> None:
+    if missing:
+        raise InputError(f"{kind} without {', '.join(missing)}, so another data set than was asked for")
 
 
 def check_json(path: Path) -> None:
@@ -213,7 +292,7 @@ class _Shown:
     def __init__(self, url: str, on_progress: OnProgress | None):
         self._name = url.rpartition("/")[2]
         self._tell = on_progress
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False, emoji=False)  # names are the user's
         self._bar: Progress | None = None
         self._tenth = -1
 
@@ -243,7 +322,9 @@ class _Shown:
             return
         if self._bar is None:
             columns = (BarColumn(24), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self._bar = Progress(TextColumn("download   {task.description}"), *columns, console=self._console)
+            self._bar = Progress(
+                TextColumn("download   {task.description}", markup=False), *columns, console=self._console
+            )
             self._bar.add_task(self._name, total=total)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=size, total=total)

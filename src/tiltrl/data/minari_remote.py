@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+import h5py
+
 from tiltrl.data.download import Check, OnProgress, check_hdf5, check_json, fetch, folder_aside
 from tiltrl.errors import InputError
 from tiltrl.files import read_json
@@ -61,5 +63,22 @@ def download_minari(dataset_id: str, root: Path, on_progress: OnProgress | None 
         if kind != "hdf5" or metadata.get("combined_datasets"):
             reason = f"is of data_format {kind!r}" if kind != "hdf5" else "is a combination of others"
             raise InputError(f"{dataset_id}: {reason}; only single data sets in 'hdf5' are supported")
-        get("main_data.hdf5", check_hdf5, on_progress)
+        if missing := [key for key in ("action_space", "observation_space") if key not in metadata]:
+            raise InputError(
+                f"{dataset_id}: {url}/metadata.json: what came has no {missing[0]}, so it is no Minari data set's; run "
+                f"`minari download {dataset_id}` where there is a network, and put its folder at {folder}"
+            )
+        get("main_data.hdf5", _check_episodes, on_progress)
     return folder
+
+
+def _check_episodes(path: Path) -> None:
+    """A whole HDF5 file with episodes as Minari names them."""
+    check_hdf5(path)
+    try:
+        with h5py.File(path, "r") as file:
+            if any(str(name).startswith("episode_") for name in file):
+                return
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py raises any, by where the damage is
+        raise InputError("a damaged HDF5 file") from error
+    raise InputError("an HDF5 file without episode_0, so no Minari data set")

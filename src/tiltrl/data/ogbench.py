@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from tiltrl.data.assemble import assemble
-from tiltrl.data.download import check_npz, fetch
+from tiltrl.data.download import check_npz_of, fetch
 from tiltrl.data.tables import Table, kind_of, open_table
 from tiltrl.environments import make
 from tiltrl.errors import InputError
@@ -77,7 +77,7 @@ def load_ogbench(name: str) -> Transitions:
     cache = Path(os.environ.get("OGBENCH_DATA_DIR") or "~/.ogbench/data").expanduser()
     base = (os.environ.get("TILTRL_OGBENCH_URL") or _URL).rstrip("/")
     file = f"{recorded}.npz"
-    return read_ogbench(fetch(f"{base}/{file}", cache / file, check=check_npz), name)
+    return read_ogbench(fetch(f"{base}/{file}", cache / file, check=check_npz_of(*_NEEDED)), name)
 
 
 def is_ogbench(path: Path) -> bool:

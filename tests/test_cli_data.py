@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import minari
@@ -60,6 +61,35 @@ def test_info_takes_a_folder_and_any_log(data):
     assert "rewards: all 29 are 0" in printed
     assert "none named" in printed and "no reference returns" in printed
     assert sorted(os.listdir("here")) == ["info.json", "info.png"]
+
+
+def test_ends_are_told_apart_only_where_the_time_limit_is_known(data):
+    np.savez("log.npz", obs=np.arange(8) % 3, action=np.linspace(-1, 1, 8), episode=np.arange(8) // 4)
+    assert "2: 0 end terminally, 2 by a time-out or a cut" in data("info", "log.npz", "--out", "here")[1]
+    assert re.search(r"end terminally, \d+ by a time-out, \d+ cut before one", data("info", DEMO)[1])
+
+
+@pytest.mark.parametrize("name", ["x[/b]", "[bold]y[/]", ":smile:"])
+def test_names_in_brackets_or_colons_are_printed_as_they_are(data, name):
+    assert data("convert", "demo[:2]", "--out", f"{name}/s.npz")[0] == 0
+    for arguments in (
+        ["info", f"{name}/s.npz", "--out", name],
+        ["convert", f"{name}/s.npz", "--out", f"{name}/set-v0"],
+    ):
+        status, printed, error = data(*arguments)
+        assert (status, error) == (0, "")
+        assert name in printed
+    status, printed, _ = data("convert", f"{name}/set-v0", "--to", "shards", "--out", f"{name}/shards")
+    assert status == 0 and f"tiltrl run {name}/shards" in printed
+    status, _, error = data("info", f"{name}/none")
+    assert status == 2 and error.count("\n") == 1 and f"{name}/none" in error
+
+
+def test_info_of_a_very_long_name_writes_a_folder_of_a_possible_name(data):
+    status, _, error = data("info", "+".join(["demo[:1]"] * 60))
+    assert (status, error) == (0, "")
+    (folder,) = Path("runs/data").iterdir()
+    assert len(folder.name) <= 100 and (folder / "info.png").is_file()
 
 
 @pytest.mark.parametrize("arguments", [["--to", "minari", "--out", "sets/me/hop-v3"], ["--out", "sets/me/hop-v3"]])
@@ -129,7 +159,8 @@ def test_dict_observations_without_their_environment_are_written_flat_and_said_s
     monkeypatch.setattr("tiltrl.cli_data.make", refuse)
     status, printed, _ = data("convert", "a", "--out", "b")
     assert status == 0
-    assert "observations are written as one flat vector" in printed
+    assert "observations are written as one flat vector, and the environment" in printed
+    assert (load("a").task.env_spec is None, load("b").task.env_spec is None) == (False, True)
     np.testing.assert_array_equal(load("b").obs, load("a").obs)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tiltrl.errors import InputError
-from tiltrl.files import write_atomically, write_json
+from tiltrl.files import slug, write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,19 @@ def test_json_refuses_what_is_not_finite_and_says_where(tmp_path, bad):
     with pytest.raises(InputError, match=r"a.json: cannot be written: value.scores\[1\] is (nan|inf); JSON"):
         write_json(tmp_path / "a.json", {"scores": [1.0, bad]})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "expected"),
+    [
+        ("demo[:0.1]", ".-", "demo-0.1"),
+        ("../../etc", ".-", "etc"),
+        ("a_b.c", "_-", "a_b-c"),
+        ("[:1]", ".-", "1"),
+        ("???", ".-", ""),
+        ("x" * 300, ".-", "x" * 100),
+        ("y" * 50 + "/" + "x" * 99, ".-", "x" * 99),
+    ],
+)
+def test_slugs_are_parts_of_paths(name, keep, expected):
+    assert slug(name, keep) == expected

@@ -26,7 +26,7 @@ from tiltrl.progress import LiveProgress
 from tiltrl.results import write_results
 
 Options = Annotated[RunConfig, tyro.conf.arg(name="")]
-console = Console()
+console = Console(markup=False, emoji=False)  # what is in brackets or colons is the user's text
 
 
 def run(config: Options) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,11 +25,11 @@ from tiltrl.data.write import is_minari_id, write_d4rl, write_minari, write_npz
 from tiltrl.environments import leaves, make
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import read_spec
-from tiltrl.files import write_json
+from tiltrl.files import slug, write_json
 from tiltrl.progress import LiveProgress
 from tiltrl.types import Task, Transitions, as_json
 
-console = Console()
+console = Console(markup=False, emoji=False)  # what is in brackets or colons is the user's text
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ def info(options: Annotated[InfoOptions, tyro.conf.arg(name="")]) -> None:
     Look before you train: rewards that are all zero, time-outs marked as terminals and episodes that run into each
     other spoil a critic without any error.
     """
-    with console.status(f"reading {options.dataset}"):
+    with console.status(Text(f"reading {options.dataset}")):
         data = load(options.dataset)
         summary, found = describe(data), warnings(data)
     _print(summary, found)
-    folder = options.out or Path("runs") / "data" / (_slug(options.dataset) or "data")
+    folder = options.out or Path("runs") / "data" / (slug(options.dataset) or "data")
     draw(data, folder / "info.png")
     write_json(folder / "info.json", as_json(summary) | {"warnings": found})
     console.print(f"\npicture  {folder / 'info.png'}\nnumbers  {folder / 'info.json'}", highlight=False, soft_wrap=True)
@@ -98,7 +97,7 @@ def convert(options: Annotated[ConvertOptions, tyro.conf.arg(name="")]) -> None:
         _write_shards(options)
         return
     data = _read(options.dataset)
-    with console.status(f"writing {options.out}"):
+    with console.status(Text(f"writing {options.out}")):
         (write_npz if kind == "npz" else write_d4rl)(data, options.out, overwrite=options.overwrite)
     _say_written(data, options.out)
 
@@ -150,7 +149,7 @@ def data(command: Annotated[_Command, tyro.conf.arg(name="")]) -> None:  # pyrig
 
 
 def _read(dataset: str) -> Transitions:
-    with console.status(f"reading {dataset}"):
+    with console.status(Text(f"reading {dataset}")):
         return load(dataset)
 
 
@@ -160,7 +159,8 @@ def _write_minari(data: Transitions, out: Path, dataset_id: str, *, overwrite: b
         if data.task.obs_keys and sizes is None:
             progress.say(
                 f"the sizes of {', '.join(data.task.obs_keys)} are known to the environment only, which cannot be made "
-                "here: observations are written as one flat vector"
+                "here: observations are written as one flat vector, and the environment, which would not take it, is "
+                "left out: policies can be trained on the new set, not evaluated"
             )
         progress.start("write", len(data.ends))
         write_minari(
@@ -210,12 +210,8 @@ def _minari_id(asked: str | None, out: Path) -> str:
     root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser().resolve()
     folder = out.expanduser().resolve()
     below = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else ""
-    name = re.sub(r"[^\w-]+", "-", folder.name).strip("-") or "data"
+    name = slug(folder.name, keep="_-") or "data"
     return next(id for id in (below, name, f"{name}-v0") if is_minari_id(id))
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")
 
 
 def _say_written(data: Transitions, out: Path, more: str = "") -> None:
@@ -257,15 +253,18 @@ def _facts(summary: Summary) -> dict[str, str]:
     bounds = sorted(set(zip(summary.action_low, summary.action_high, strict=True)))
     spans = ", ".join(f"[{low:g}, {high:g}]" for low, high in bounds[:4]) + (", ..." if len(bounds) > 4 else "")
     of = f" ({', '.join(summary.obs_keys)})" if summary.obs_keys else ""
-    dtypes = summary.dtypes
+    ends = (
+        f"{summary.timeout_ends:,} by a time-out or a cut"
+        if summary.horizon is None
+        else f"{summary.timeout_ends:,} by a time-out, {summary.cut_ends:,} cut before one"
+    )
     return {
         "data set": summary.dataset,
         "environment": summary.environment or "none named: policies can be trained, not evaluated",
         "steps": f"{summary.steps:,}",
-        "episodes": f"{summary.episodes:,}: {summary.terminal_ends:,} end terminally, {summary.timeout_ends:,} by a "
-        f"time-out, {summary.cut_ends:,} cut before one",
-        "observations": f"{summary.obs_dim} x {dtypes['observations']}{of}",
-        "actions": f"{summary.act_dim} x {dtypes['actions']} in {spans}",
+        "episodes": f"{summary.episodes:,}: {summary.terminal_ends:,} end terminally, {ends}",
+        "observations": f"{summary.obs_dim} numbers a step{of}",
+        "actions": f"{summary.act_dim} numbers a step, in {spans}",
         "rewards": f"other than 0 in {summary.rewarded:.3g} of the steps".replace("in 1 of", "in all of"),
         "score": "no reference returns known"
         if summary.scores is None

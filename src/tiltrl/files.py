@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{os.fspath(path)}: not a readable description: it holds no JSON object")
     return value
+
+
+def slug(name: str, keep: str = ".-") -> str:
+    """A name as a part of a path: each run of other characters than ASCII letters, digits and `keep` is one hyphen.
+
+    Of a long name the end is kept, as the name of a file has one.
+    """
+    return re.sub(rf"[^A-Za-z0-9{re.escape(keep)}]+", "-", name).strip("-.")[-100:].lstrip("-.")
 
 
 def _not_finite(value: Any, where: str = "value") -> str | None:

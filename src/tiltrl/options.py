@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from tiltrl.data.registry import RewardsOption
+from tiltrl.files import slug
 from tiltrl.presets import PresetName
 
 
@@ -43,5 +43,4 @@ class RunConfig:
     @property
     def folder(self) -> Path:
         """Where the run goes: `out`, or a folder named after the data set and preset."""
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.dataset).strip("-.")[-100:]  # the name of a file has an end
-        return self.out or Path("runs") / f"{name}-{self.preset}"
+        return self.out or Path("runs") / f"{slug(self.dataset)}-{self.preset}"

@@ -32,13 +32,13 @@ class LiveProgress:
     def __init__(self, console: Console):
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -67,9 +67,9 @@ class LiveProgress:
         if not self._console.is_terminal and tenth > self._tenth:
             left = self._bars.tasks[self._task].time_remaining
             when = "" if left is None or done == total else f"  {left:.0f} s left"
-            self._console.print(f"{self._stage:<10} {done}/{total}{when}  {note}", highlight=False, soft_wrap=True)
+            self.say(f"{self._stage:<10} {done}/{total}{when}  {note}")
         self._tenth = tenth
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)

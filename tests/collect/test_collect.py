@@ -165,6 +165,22 @@ def test_a_target_of_other_settings_is_refused(whole, changes, message):
         collect_data(options(whole[0], **changes), Silent())
 
 
+@pytest.mark.parametrize("collected", [5, None, [], "5", "[" * 100_000, "no JSON"])
+def test_a_data_set_that_says_odd_things_of_its_origin_is_refused(tmp_path, collected):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "metadata.json").write_text(json.dumps({"collected": collected}))
+    with pytest.raises(InputError, match="exists and is not a data set collected by TiltRL"):
+        make(tmp_path / "set")
+
+
+def test_a_folder_in_brackets_is_printed_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    collect(options(Path("col[", "x]"), episodes=1))
+    collect(options(Path("col[", "x]"), episodes=1))
+    assert "tiltrl run col[/x]" in capsys.readouterr().out
+    assert (tmp_path / "col[" / "x]").is_dir()
+
+
 def test_parts_of_other_settings_are_refused_and_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         collect_data(options(tmp_path / "cut"), Silent(interrupt_after=2))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from synthetic import transitions
 
-from tiltrl.data import load
+from tiltrl.data import from_arrays, load
 from tiltrl.data.describe import Spread, describe, warnings
 from tiltrl.errors import InputError
 from tiltrl.types import Transitions, as_json
@@ -43,7 +43,7 @@ def test_summary_counts_and_sums() -> None:
     assert found.scores == Spread(0, pytest.approx(80 / 3), 30, 50)
     assert (found.environment, found.reward_transform) == ("Hopper-v5", "locomotion")
     assert found.rewarded == pytest.approx(4 / 6)
-    assert (found.obs_dim, found.act_dim, found.dtypes["rewards"]) == (1, 1, "float32")
+    assert (found.obs_dim, found.act_dim) == (1, 1)
     assert found.fingerprint == data.fingerprint()
     assert json.loads(json.dumps(as_json(found)))["returns"]["max"] == 10
 
@@ -55,10 +55,19 @@ def test_summary_without_references_or_environment() -> None:
 
 def test_an_end_at_the_time_limit_is_a_time_out_and_an_earlier_one_a_cut() -> None:
     spec = json.dumps({"id": "Hopper-v5", "max_episode_steps": 3})
-    found = describe(transitions([3, 2, 3], terminal=False, env_spec=spec))
+    found = describe(transitions([3, 1, 3], terminal=False, env_spec=spec))
     assert (found.terminal_ends, found.timeout_ends, found.cut_ends) == (0, 2, 1)
     unknown = describe(transitions([3, 2, 3], terminal=False, env_spec=None))
-    assert (unknown.timeout_ends, unknown.cut_ends) == (3, 0)
+    assert (unknown.horizon, unknown.timeout_ends, unknown.cut_ends) == (None, 3, 0)
+
+
+def test_a_timed_out_episode_without_its_last_row_is_no_cut() -> None:
+    steps, ends = 2000, np.isin(np.arange(2000), [999, 1999])
+    data = from_arrays(np.arange(steps) % 7, np.linspace(-1, 1, steps), np.ones(steps), timeout=ends)
+    spec = json.dumps({"id": "Hopper-v5", "max_episode_steps": 1000})
+    found = describe(replace(data, task=replace(data.task, env_spec=spec)))
+    assert (found.horizon, found.lengths.max) == (1000, 999)
+    assert (found.timeout_ends, found.cut_ends) == (2, 0)
 
 
 @pytest.mark.parametrize("of", [describe, warnings])

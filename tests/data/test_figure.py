@@ -41,11 +41,21 @@ def test_pictures_grow_with_the_dimensions_up_to_what_is_shown(tmp_path: Path) -
     [
         transitions([1]),
         transitions([2, 2], reward=np.zeros(4), ref_min=0.0, ref_max=1.0),
+        transitions([2, 2], reward=[1e6, 0, 1e6, 0.0625]),
+        transitions([2, 2], reward=[0.1, 0.2, 0.1, np.nextafter(np.float32(0.2), np.float32(1))]),
         transitions([3, 9], terminal=False, env_spec=None),
         replace(of_dims(1, 1), obs=np.zeros((50, 1), np.float32)),
         transitions([2], dataset="$a + b$ [x] " * 20),
     ],
-    ids=["one step", "equal returns", "no environment", "all zero", "an odd and long name"],
+    ids=[
+        "one step",
+        "equal returns",
+        "rounding",
+        "less rounding",
+        "no environment",
+        "all zero",
+        "an odd and long name",
+    ],
 )
 def test_odd_data_is_drawn(tmp_path: Path, data: Transitions) -> None:
     assert height(data, tmp_path / "deep" / "set.png") > 300

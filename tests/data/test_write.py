@@ -90,7 +90,7 @@ def test_dict_observations_are_written_as_groups_again(tmp_path: Path, monkeypat
 
 
 def test_dict_observations_of_unknown_sizes_are_written_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = logged(obs_keys=("observation", "goal"), env_spec=None)
+    data = logged(obs_keys=("observation", "goal"))  # whose environment would not take what is learned from flat ones
     write_minari(data, tmp_path / "set-v0", "set-v0")
     theirs = load_by_minari(tmp_path, "set-v0", monkeypatch)
     np.testing.assert_array_equal(theirs[0].observations[:-1], data.obs[:3])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from tiltrl.collect.policy import Saved, open_policy
 from tiltrl.collect.random import Uniform
 from tiltrl.data.write import write_minari
 from tiltrl.errors import InputError
-from tiltrl.files import read_json
+from tiltrl.files import read_json, slug
 from tiltrl.progress import LiveProgress, Reporter
 from tiltrl.types import Task, Transitions
 
@@ -33,7 +32,7 @@ _SOURCES = "waypoints, cube, random or policy:FOLDER"
 _NOISE = {"waypoints": 0.5, "cube": 0.3, "random": 0.0, "policy": 0.0}
 _WANDER = 0.75
 _EPISODES = 500
-console = Console()
+console = Console(markup=False, emoji=False)  # what is in brackets or colons is the user's text
 
 
 @dataclass(frozen=True)
@@ -176,8 +175,8 @@ def _plan(options: CollectOptions) -> _Plan:
     else:
         env, source = open_env(options.env), Uniform()
     assert env.spec is not None, "all of these were made from one"
-    target = (options.out or Path("runs") / _slug(f"{name}-{env.spec.id}")).expanduser()
-    dataset_id = options.id or f"{_slug(env.spec.id)}/{name}-v0"
+    target = (options.out or Path("runs") / slug(f"{name}-{env.spec.id}", keep="_-")).expanduser()
+    dataset_id = options.id or f"{slug(env.spec.id, keep='_-')}/{name}-v0"
     try:
         task, sizes = describe(env, str(target))
     except InputError:
@@ -239,8 +238,8 @@ def _finished(plan: _Plan) -> bool:
     metadata = target / "data" / "metadata.json"
     collected = read_json(metadata).get("collected") if metadata.is_file() else None
     try:
-        found = json.loads(collected or "")
-    except ValueError:
+        found = json.loads(collected) if isinstance(collected, str) else None
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError(f"{target}: exists and is not a data set collected by TiltRL; give a new folder as --out")
@@ -255,7 +254,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", name)

@@ -46,7 +46,8 @@ class Summary:
     episodes: int
     steps: int
     terminal_ends: int  # episodes whose last step is terminal
-    timeout_ends: int  # others that are as long as the time limit; where none is known, all others
+    horizon: int | None  # the time limit in steps; None: not known
+    timeout_ends: int  # others that are as long as the time limit; where none is known, all others, cuts included
     cut_ends: int  # others that are not: the recording was cut
     lengths: Spread
     returns: Spread  # raw
@@ -60,7 +61,6 @@ class Summary:
     obs_keys: tuple[str, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    dtypes: dict[str, str]
 
 
 def describe(transitions: Transitions) -> Summary:
@@ -74,7 +74,8 @@ def describe(transitions: Transitions) -> Summary:
     ends = transitions.ends
     lengths, terminal = ends - transitions.starts + 1, transitions.terminal[ends]
     limit = horizon(task)
-    cut = ~terminal & (lengths != limit) if limit is not None else np.zeros_like(terminal)
+    # A format without next_obs gives the last row of a timed-out episode away, as what the step before it saw.
+    cut = ~terminal & (lengths != limit) & (lengths != limit - 1) if limit is not None else np.zeros_like(terminal)
     scores = None
     if task.ref_min is not None and task.ref_max is not None and task.ref_min < task.ref_max:
         scores = 100.0 * (returns - task.ref_min) / (task.ref_max - task.ref_min)
@@ -85,6 +86,7 @@ def describe(transitions: Transitions) -> Summary:
         episodes=len(ends),
         steps=len(transitions),
         terminal_ends=int(terminal.sum()),
+        horizon=limit,
         timeout_ends=int((~terminal & ~cut).sum()),
         cut_ends=int(cut.sum()),
         lengths=_spread(lengths),
@@ -99,7 +101,6 @@ def describe(transitions: Transitions) -> Summary:
         obs_keys=task.obs_keys,
         action_low=task.action_low,
         action_high=task.action_high,
-        dtypes={name: str(getattr(transitions, field).dtype) for field, name in _NAMES.items()},
     )
 
 

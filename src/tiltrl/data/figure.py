@@ -22,6 +22,7 @@ SHOWN = 30
 """Dimensions drawn at most; more cannot be told apart."""
 
 _DATA, _FAINT, _INK, _MARK, _GRID = "#0072B2", "#9cc8e3", "#222222", "#D55E00", "#d9d9d9"  # Okabe and Ito's
+_ROUNDING = 1e-6  # of the magnitude: a range below it is no range
 _SHARES = (0.0, 1.0, 25.0, 50.0, 75.0, 99.0, 100.0)  # percentiles that a bar is made of
 
 
@@ -68,11 +69,13 @@ def _histogram(
 ) -> None:
     """Episodes by value; marks where they fall near the values."""
     low, high = float(values.min()), float(values.max())
-    room = high - low if low < high else max(0.1 * abs(low), 1.0)
-    bins = np.histogram_bin_edges(values, min(40, int(room) + 1) if whole else 40)
-    if low == high:  # one bar, not a wall
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):  # one bar, not a wall; nor bins too narrow to be any
+        room = max(0.1 * abs(low), 1.0)
         bins = np.array([low - 0.1 * room, low + 0.1 * room])
         axes.set_xlim(low - room, low + room)
+    else:
+        room = high - low
+        bins = np.histogram_bin_edges(values, min(40, int(room) + 1) if whole else 40)
     axes.hist(values, bins=bins.tolist(), color=_DATA)
     axes.ticklabel_format(axis="x", useOffset=False)
     for name, at in marks.items():

@@ -65,7 +65,8 @@ def write_minari(
         seed: what the episodes' environments were reset with: one for each, or the first one's where each next one's
             is one higher. None: not told.
         obs_sizes: widths of the leaves `task.obs_keys`, in their order: observations are written as the Dict they were.
-            None: as one flat Box.
+            None: as one flat Box; then, where there are such leaves, the environment is left out, as it would not take
+            the policies of flat data.
         about: more for the metadata: author, author_email, algorithm_name, description, code_permalink, ...
         overwrite: replace a data set that is there.
         on_progress: see `OnProgress`.
@@ -198,7 +199,7 @@ def _metadata(transitions: Transitions, dataset_id: str, leaves: dict[str, slice
         "data_format": "hdf5",
         "observation_space": json.dumps(_obs_space(leaves)),
         "action_space": json.dumps(_box(task.action_low, task.action_high)),
-        **({} if task.env_spec is None else {"env_spec": task.env_spec}),
+        **({} if task.env_spec is None or (task.obs_keys and "" in leaves) else {"env_spec": task.env_spec}),
         "dataset_id": dataset_id,
         "minari_version": _MINARI_VERSION,
         "author": ["TiltRL"],

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from tiltrl.data.assemble import assemble
-from tiltrl.data.download import check_hdf5, fetch
+from tiltrl.data.download import check_hdf5_of, fetch
 from tiltrl.data.recorded import recorded_task
 from tiltrl.data.registry import UNKNOWN, Reference, reference
 from tiltrl.data.tables import Table, open_table
@@ -137,7 +137,8 @@ def load_d4rl(name: str) -> Transitions:
         return read_d4rl(named, name)
     base = os.environ.get("TILTRL_D4RL_URL") or _URL
     target = cache / Path(ADDRESSES[name]).name
-    return read_d4rl(fetch(f"{base.rstrip('/')}/{ADDRESSES[name]}", target, check=check_hdf5), name)
+    url = f"{base.rstrip('/')}/{ADDRESSES[name]}"
+    return read_d4rl(fetch(url, target, check=check_hdf5_of(*_NEEDED)), name)
 
 
 def is_d4rl(file: h5py.File) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -289,6 +288,16 @@ def test_the_cache_is_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(load_d4rl("hopper-medium-v2")) == 4
 
 
+def test_another_file_than_d4rls_does_not_stay_in_the_cache(site: Site, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "foreign.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.zeros((4, 11)), np.zeros((4, 3))
+        file.create_group("rewards")
+    site.answers["/gym_mujoco_v2/hopper_medium-v2.hdf5"] = Answer((tmp_path / "foreign.hdf5").read_bytes())
+    with pytest.raises(InputError, match="what came is an HDF5 file without rewards, terminals"):
+        load_d4rl("hopper-medium-v2")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_cannot_be_downloaded_says_where_to_put_it(site: Site, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="404.* save it as .*cache/hopper_expert-v2.hdf5"):
         load_d4rl("hopper-expert-v2")
@@ -317,13 +326,12 @@ def test_addresses() -> None:
     assert not [name for name in ADDRESSES if reference(name).ref_max is None or reference(name).horizon is None]
 
 
-def test_a_million_rows_load_in_seconds(tmp_path: Path) -> None:
+def test_episodes_of_a_long_file_are_all_found(tmp_path: Path) -> None:
     steps, rng = 200_000, np.random.default_rng(0)
     rows = rng.normal(size=(steps + 1, 11)).astype(np.float32)
     actions = rng.uniform(-1, 1, (steps, 3)).astype(np.float32)
     content = arrays(steps, observations=rows[:-1], next_observations=rows[1:], actions=actions)
     path = write(tmp_path / "x.hdf5", content, timeouts=np.arange(steps) % 1000 == 999)
-    start = time.perf_counter()
     data = read_d4rl(path, "hopper-medium-v2")
-    assert time.perf_counter() - start < 3  # a fifth of a million rows; 5 s for a million, on a busy machine
-    assert len(data.ends) == 200
+    assert (len(data), len(data.ends)) == (steps, 200)
+    np.testing.assert_array_equal(data.obs[-3:], rows[-4:-1])

@@ -154,6 +154,8 @@ def test_next_obs_tells_where_a_log_was_cut() -> None:
     np.testing.assert_array_equal(data.ends, [3, STEPS - 1])
     np.testing.assert_array_equal(data.next_obs, following)
     assert len(from_arrays(OBS, ACTION, next_obs=following, episode=np.zeros(STEPS)).ends) == 1
+    odd = np.random.default_rng(0).normal(size=(STEPS + 1, 2))  # which float32 rounds
+    assert len(from_arrays(odd[:-1].astype(np.float32), ACTION, next_obs=odd[1:]).ends) == 1
 
 
 def test_gymnasiums_old_done_is_no_terminal_where_it_is_a_timeout(tmp_path: Path) -> None:
@@ -192,11 +194,11 @@ def test_no_step_looks_across_an_end(episodes: list[tuple[int, bool]], with_next
     arguments = {"terminal": last & terminates, **ends} | ({"next_obs": obs + [0, 1]} if with_next else {})
     if not kept.any():
         with pytest.raises(InputError, match="no episode has a second step"):
-            from_arrays(obs, place, place, **arguments)
+            from_arrays(obs, place, place + 1, **arguments)
         return
-    data = from_arrays(obs, place, place, **arguments)
+    data = from_arrays(obs, place, place + 1, **arguments)
     np.testing.assert_array_equal(data.obs, obs[kept])
-    np.testing.assert_array_equal(data.reward, place[kept])
+    np.testing.assert_array_equal(data.reward, place[kept] + 1)
     alive = ~data.terminal  # nothing is learned from what follows a terminal step
     np.testing.assert_array_equal(data.next_obs[alive], (data.obs + [0, 1])[alive])
     np.testing.assert_array_equal(data.terminal, (last & terminates)[kept])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiltrl.data.assemble import assemble
+from tiltrl.data.assemble import apart, assemble
 from tiltrl.errors import InputError
 from tiltrl.types import Task
 
@@ -59,17 +59,38 @@ def test_without_next_obs_a_timed_out_row_is_only_what_was_seen_last(episodes: l
         terminal, timeout = terminal + [*ends, terminates], timeout + [*ends, not terminates]
         start += length
     obs = np.arange(start, dtype=float)[:, None] * [1, 2]
-    arguments = GOOD | {"obs": obs, "action": np.zeros((start, 1)), "reward": np.arange(start)}
+    arguments = GOOD | {"obs": obs, "action": np.zeros((start, 1)), "reward": 1 + np.arange(start)}
     arguments |= {"terminal": terminal, "timeout": timeout}
     if not rows:
         with pytest.raises(InputError, match="no episode has a second step"):
             assemble(**arguments)
         return
     data = assemble(**arguments)
-    np.testing.assert_array_equal(data.reward, [row for row, *_ in rows])
+    np.testing.assert_array_equal(data.reward, [1 + row for row, *_ in rows])
     np.testing.assert_array_equal(data.next_obs, obs[[following for _, following, *_ in rows]])
     np.testing.assert_array_equal(data.terminal, [ends for *_, ends, _ in rows])
     np.testing.assert_array_equal(data.timeout, [ends for *_, ends in rows])
+
+
+def test_rows_that_are_dropped_may_not_be_all_that_have_a_reward() -> None:
+    ends = {"timeout": np.array([0, 1, 0, 1]), "reward": np.array([0, 5, 0, 5])}
+    with pytest.raises(InputError, match="file: score: only the last rows of timed-out episodes have any, .* terminal"):
+        assemble(**GOOD | ends, names={"reward": "score"})
+    assert assemble(**GOOD | ends | {"terminal": [0, 1, 0, 0]}).reward.sum() == 5
+    assert assemble(**GOOD | ends, next_obs=GOOD["obs"]).reward.sum() == 10
+    assert assemble(**GOOD | ends | {"reward": np.zeros(4)}).reward.sum() == 0
+
+
+def test_apart_is_more_than_rounding() -> None:
+    obs = np.random.default_rng(0).normal(size=(9, 3))
+    assert apart(obs[:-1].astype(np.float32), obs[1:]).tolist() == [False] * 7 + [True]
+    moved = obs[1:].copy()
+    moved[2, 1] += 1e-3
+    assert apart(obs[:-1].astype(np.float32), moved).tolist() == [False, False, True, *[False] * 4, True]
+    for kind in (bool, np.uint8):
+        few = np.array([[0], [1], [0]], kind)
+        assert apart(few, np.array([[1], [1], [1]], kind)).tolist() == [False, True, True]
+    assert apart(np.full((2, 1), np.inf), np.full((2, 1), np.inf)).tolist() == [False, True]
 
 
 BAD = [

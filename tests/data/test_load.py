@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -112,6 +113,19 @@ def test_a_d4rl_file_is_known_by_its_arrays(tmp_path: Path) -> None:
         del file["timeouts"], file["metadata"]
         file["episode"] = [0, 0, 0, 1, 1]
     assert len(load(f"{path}[1:]")) == 2
+    with h5py.File(path, "a") as file:  # and one that calls time-outs something else
+        del file["episode"]
+        file["truncations"] = [0, 0, 0, 1, 0]
+    assert len(load(str(path)).ends) == 3
+
+
+def test_a_d4rl_file_is_not_looked_for_behind_links(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait forever
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        for name in ("observations", "episode", "timeouts"):
+            file[name] = h5py.ExternalLink(str(tmp_path / "pipe"), name)
+    with pytest.raises(InputError, match="no array is called observations"):
+        load(str(tmp_path / "log.hdf5"))
 
 
 def test_an_ogbench_file_is_known_by_its_arrays(tmp_path: Path) -> None:
@@ -172,6 +186,7 @@ def test_columns_are_for_files_of_arrays(tmp_path: Path) -> None:
         "~a\0b",
         "d4rl:\0",
         "x" * 5000,
+        "x" * 300 + "/main_data.hdf5",
     ],
 )
 def test_unknown_specs_say_what_kinds_exist(spec: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,10 @@ METADATA_ERRORS = [
     ({"action_space": box([1], [float("-inf")], [1.0])}, r"bounds \[-inf, 1\] in dimension 0; they must be finite"),
     ({"action_space": box([1], [1.0], [1.0])}, r"bounds \[1, 1\] in dimension 0.*low < high"),
     ({"action_space": box([1], [0], [3], "int64")}, "dtype int64; only continuous"),
+    ({"action_space": box([1], [-1], [1], "f4,(")}, r"dtype f4,\(; only continuous"),
+    ({"action_space": box([10**11], -1, 1)}, r"shape \(1e\+11,\); at most 100000 actions"),
+    ({"action_space": box([2], [-1], [1, 1])}, r"low of shape \(1,\), high of \(2,\)\); \(2,\) is needed"),
+    ({"action_space": box([1], [-(10**400)], [1])}, "action_space is unusable .*too large"),
     ({"action_space": box([1], [-1.0, 0.0], [1.0])}, "action_space is unusable"),
     ({"action_space": None}, "'action_space' is missing"),
     ({"action_space": "Box(1,)"}, "action_space is not a space in JSON"),
@@ -190,6 +195,8 @@ METADATA_ERRORS = [
     ({"observation_space": box([3], [0] * 3, [1] * 3)}, r"episode_0, observations: shape \(4, 2\); \(rows, 3\)"),
     ({"env_spec": "{}"}, "env_spec is '{}'; it must be Gymnasium's EnvSpec"),
     ({"ref_min_score": 5.0, "ref_max_score": 5.0}, r"are 5.0, 5.0; two finite numbers are needed, min < max"),
+    ({"ref_min_score": 0, "ref_max_score": 10**400}, r"are 0, 10+; two finite numbers are needed"),
+    ({"ref_min_score": float("nan"), "ref_max_score": 1.0}, r"are nan, 1.0; two finite numbers are needed"),
     ({"data_format": "arrow"}, "data_format is 'arrow'; only 'hdf5'"),
     ({"total_episodes": 7}, "holds 2 episodes where metadata.json says total_episodes = 7"),
 ]
@@ -205,7 +212,10 @@ EPISODE_ERRORS = [
     ([], "holds no episodes"),
     ([episode(2), episode(0)], "episode_1 has no steps"),
     ([episode(1), episode(1)], "no episode has a second step"),
-    ([episode(3, rewards=None)], "episode_0: rewards is missing; an episode needs observations, actions"),
+    (
+        [episode(3, rewards=None)],
+        "episode_0: rewards is missing, or a link, which is not followed; an episode needs obs",
+    ),
     ([episode(3, observations={})], "episode_0, observations: not an array"),
     ([episode(3, rewards=np.zeros((3, 1)))], r"episode_0, rewards: shape \(3, 1\); \(rows,\) is needed"),
     ([episode(3, actions=np.zeros((3, ACT + 1)))], r"episode_0, actions: shape \(3, 2\); \(rows, 1\) is needed"),
@@ -262,7 +272,53 @@ def test_group_that_is_no_group(tmp_path: Path) -> None:
     folder = write_minari(tmp_path / "set", [])
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         file["episode_0"] = 1
+    check_error(folder, "episode_0: no group of arrays in this file")
+
+
+@pytest.mark.parametrize("name", ["episode_0", "episode_0/observations", "episode_0/rewards"])
+def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
+    """Not to a pipe, either, where opening it would wait forever."""
+    folder, path = write_minari(tmp_path / "set"), tmp_path / "set" / "data" / "main_data.hdf5"
+    other = write_minari(tmp_path / "other") / "data" / "main_data.hdf5"
+    os.mkfifo(tmp_path / "pipe")
+    for link in (
+        h5py.ExternalLink(str(other), name),
+        h5py.ExternalLink(str(tmp_path / "pipe"), name),
+        h5py.SoftLink("/elsewhere"),
+    ):
+        with h5py.File(path, "a") as file:
+            del file[name]
+            file[name] = link
+        check_error(folder, f"{name.split('/')[-1]}.*link")
+
+
+def test_values_in_another_file_are_not_read(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path / "set")
+    (tmp_path / "secret.bin").write_bytes(b"secret")
+    for external in (True, False):
+        with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+            del file["episode_0/rewards"]
+            if external:
+                file["episode_0"].create_dataset("rewards", (3,), "u1", external=[(str(tmp_path / "secret.bin"), 0, 3)])
+            else:
+                layout = h5py.VirtualLayout((3,), "f8")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf5"), "x", (3,))
+                file["episode_0"].create_virtual_dataset("rewards", layout)
+        check_error(folder, "episode_0, rewards: lies in another file")
+
+
+def test_a_type_that_numpy_does_not_have(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path / "set")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0/rewards"]
+        space = h5py.h5s.create_simple((3,))
+        h5py.h5d.create(file["episode_0"].id, b"rewards", h5py.h5t.UNIX_D32LE, space)
     check_error(folder, "not readable as HDF5")
+
+
+def test_one_number_may_bound_all_actions(tmp_path: Path) -> None:
+    data = load_minari(str(write_minari(tmp_path / "set", action_space=box([ACT], -1, 1))))
+    assert data.task.action_low == (-1.0,) * ACT and data.task.action_high == (1.0,) * ACT
 
 
 def test_folder_without_a_data_set(tmp_path: Path) -> None:

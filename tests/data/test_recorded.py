@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tiltrl.data.recorded import recorded_task
+from tiltrl.data.recorded import described_task, recorded_task
+from tiltrl.data.tables import Table
 from tiltrl.errors import InputError
 from tiltrl.types import Task, as_json
 
 TASK = Task("set", json.dumps({"id": "Hopper-v5"}), (-1.0, -2.0), (1.0, 2.0), 3, 0.0, 10.0, ("a", "b/c"))
+
+
+def test_a_text_of_another_program_is_no_task() -> None:
+    def table(**texts: str) -> Table:
+        return Table("file", (), lambda name: np.zeros(0), lambda name: texts.get(name.replace("/", "_")))
+
+    for text in ("pick up the cube", "{", "[]", '{"dataset": "theirs"}', "[" * 100_000):
+        assert described_task(table(meta=text, metadata_task=text)) is None
+    ours = json.dumps(as_json(TASK))
+    assert described_task(table(meta="theirs", metadata_task=ours)) == described_task(table(meta=ours)) == TASK
+    with pytest.raises(InputError, match="file: metadata/task: action_low"):
+        described_task(table(metadata_task=json.dumps(as_json(TASK) | {"action_low": [3.0, 3.0]})))
 
 
 def test_what_was_written_is_read() -> None:

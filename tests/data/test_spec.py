@@ -65,6 +65,7 @@ BAD = [
     ("x[-1:]", r"\[-1:\] is no slice"),
     ("x[::2]", r"\[::2\] is no slice"),
     ("x[a:b]", r"\[a:b\] is no slice"),
+    ("x[:" + "9" * 5000 + "]", r"\[:9+\] is no slice"),
     ("x[:.]", r"\[:.\] is no slice"),
     ("x[:1.5]", "1.5 is no share of the episodes; give 0.0 to 1.0, or a count"),
     ("x.npz?", "'' names no column; write"),
@@ -76,8 +77,8 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "message"), BAD, ids=[row[0] for row in BAD])
+@pytest.mark.parametrize(("spec", "message"), BAD, ids=[row[0][:20] for row in BAD])
 def test_what_is_not_written_as_it_should_be(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         parse(spec)
-    assert str(raised.value).startswith(spec) and "\n" not in str(raised.value)
+    assert str(raised.value).startswith(spec[:300]) and "\n" not in str(raised.value)

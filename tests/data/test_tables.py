@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tiltrl.data.tables import open_table
+from tiltrl.data import tables
+from tiltrl.data.tables import find, open_table
 from tiltrl.errors import InputError
 
 X = np.random.default_rng(0).normal(size=(500, 3))
@@ -146,6 +148,22 @@ def test_hdf5_reads_nothing_beyond_its_file(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.create_dataset("x", (10,), "f8", external=[(str(tmp_path / "secret.bin"), 0, 80)])
     refused(tmp_path / "b.h5", "lies in another file")
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        space, made = h5py.h5s.create(h5py.h5s.SCALAR), h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_external(str(tmp_path / "secret.bin").encode(), 0, 80)
+        h5py.h5d.create(file.id, b"text", h5py.h5t.py_create(np.dtype("S80")), space, made)
+    with open_table(tmp_path / "c.h5") as table, pytest.raises(InputError, match="lies in another file"):
+        table.text("text")
+
+
+def test_find_follows_no_link(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait forever
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a/b"] = X
+        file["soft"], file["pipe"] = h5py.SoftLink("/a/b"), h5py.ExternalLink(str(tmp_path / "pipe"), "x")
+        for name in ("soft", "pipe", "pipe/x", "a/c", "a/b/c", "x"):
+            assert find(file.id, name) is None
+        assert find(file.id, "a/b") == file["a/b"].id and find(file.id, "a") == file["a"].id
 
 
 def test_hdf5_that_declares_more_than_it_holds(tmp_path: Path) -> None:
@@ -172,6 +190,19 @@ PARQUET_BAD = [
 def test_parquet_columns_that_are_no_numbers(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", message)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_parquet_that_unpacks_to_more_than_was_recorded(
+    tmp_path: Path, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_ENCODED_ROOM", 2**16)
+    zeros = pa.array(np.zeros(2_000_000, np.float32))
+    x = pa.FixedSizeListArray.from_arrays(zeros, 1000) if wide else zeros
+    parquet.write_table(pa.table({"x": x}), tmp_path / "a.parquet", compression="zstd")
+    refused(tmp_path / "a.parquet", "x: 2000000 values would take 8000000 bytes, of a file of .* bytes")
+    monkeypatch.setattr(tables, "_ENCODED_ROOM", 2**23)
+    assert read_all(tmp_path / "a.parquet")["x"].size == 2_000_000
 
 
 def test_parquet_of_nested_lists_of_equal_length(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tiltrl.data.minari_remote import download_minari
 from tiltrl.data.ogbench import is_ogbench, load_ogbench, read_ogbench
 from tiltrl.data.shards import is_shards, read_shards
 from tiltrl.data.spec import FOUND, Columns, Part, parse
-from tiltrl.data.tables import kind_of, reading
+from tiltrl.data.tables import find, kind_of, reading
 from tiltrl.data.transforms import join, take_episodes
 from tiltrl.errors import InputError
 from tiltrl.types import Transitions
@@ -122,7 +122,7 @@ def _kind_of(part: Part, path: Path) -> str:
         return "demo"
     if part.name and os.path.isdir(path):  # Path("") is the current folder
         return "shards" if is_shards(path) else "lerobot" if is_lerobot(path) else "minari"
-    if path.name == "main_data.hdf5" and (path.parent / "metadata.json").is_file():
+    if path.name == "main_data.hdf5" and os.path.isfile(path.parent / "metadata.json"):
         return "minari"
     if os.path.isfile(path):
         return _kind_of_file(path, part.columns)
@@ -144,6 +144,8 @@ def _kind_of_file(path: Path, columns: Columns | None) -> str:
         return "arrays"
     if found == "hdf5":
         with reading(str(path), "HDF5"), h5py.File(path, "r") as file:
-            numbered = any(name in file for name in USUAL_NAMES["episode"])  # which D4RL's reader would not look at
-            return "d4rl" if is_d4rl(file) and not numbered else "arrays"
+            other = USUAL_NAMES["episode"]  # what D4RL's reader would not look at
+            if find(file.id, "timeouts") is None:
+                other += USUAL_NAMES["timeout"]
+            return "arrays" if any(find(file.id, name) for name in other) or not is_d4rl(file) else "d4rl"
     return "ogbench" if is_ogbench(path) else "arrays"

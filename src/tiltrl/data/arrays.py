@@ -6,7 +6,6 @@ each dimension; one in which all actions are equal gets half a unit on either si
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tiltrl.data.assemble import assemble
-from tiltrl.data.recorded import recorded_task
+from tiltrl.data.assemble import apart, assemble
+from tiltrl.data.recorded import described_task
 from tiltrl.data.registry import reference
 from tiltrl.data.spec import FOUND, Columns
 from tiltrl.data.tables import Table, open_table
@@ -37,7 +36,6 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
 """What each field is looked for as, in this order."""
 
 _DONE = ("dones", "done", "next.done")  # often set where an episode ends in any way
-_TASK_TEXTS = ("meta", "metadata/task")  # where our own writers put the task
 
 
 def read_arrays(path: Path, name: str, columns: Columns = FOUND) -> Transitions:
@@ -49,7 +47,7 @@ def read_arrays(path: Path, name: str, columns: Columns = FOUND) -> Transitions:
         columns: which array is which field; what is not named is looked for by `USUAL_NAMES`.
 
     Returns:
-        Transitions; see `from_arrays` for how episodes are found.
+        Transitions; see `from_arrays` for how episodes are found, and what becomes of their last rows.
 
     Raises:
         InputError: the file is damaged, lacks a column, or holds values that cannot be used.
@@ -63,7 +61,7 @@ def read_arrays(path: Path, name: str, columns: Columns = FOUND) -> Transitions:
                     f"{', '.join(table.names) or 'none'}; say which is the {field}, as in {path.name}?{field}=NAME"
                 )
         found = {field: _joined(table, names) for field, names in called.items() if names}
-        task = _recorded_task(table)
+        task = described_task(table)
     names = {field: "+".join(columns) for field, columns in called.items() if columns}
     if "terminal" in found and "timeout" in found and called["terminal"][0] in _DONE:
         found["terminal"] = _without(found["terminal"], found["timeout"])
@@ -86,14 +84,16 @@ def from_arrays(
 
     An episode ends where `terminal` or `timeout` is set and where `episode` changes its number; without all three it
     is one episode. Where `next_obs` is given and neither `timeout` nor `episode`, it also ends where the following row
-    is not what was seen next. An end that is not `terminal` is a timeout: a value follows it, but no reward.
+    is not what was seen next, but for rounding. An end that is not `terminal` is a timeout: a value follows it, but no
+    reward.
 
     Args:
         obs: (steps, obs) what was seen before each action; (steps,) for one dimension.
         action: (steps, act), likewise, in the environment's units.
         reward: (steps,); None: zeros.
         next_obs: (steps, obs) what was seen after each action. None: the next row of the same episode; a last row that
-            timed out then only tells what the step before it saw, and is no step itself.
+            timed out then only tells what the step before it saw, and is no step itself: it is dropped, and its
+            action and reward with it.
         terminal: (steps,) the task ended, no value follows.
         timeout: (steps,) recording ended, value follows. Where both are set, `terminal` wins.
         episode: (steps,) a number that is the same for all steps of one episode.
@@ -102,7 +102,8 @@ def from_arrays(
         name: what to call the data set.
 
     Raises:
-        InputError: shapes disagree, values are not finite numbers or out of bounds, or the environment is unknown.
+        InputError: shapes disagree, values are not finite numbers or out of bounds, or the environment is unknown; or
+            only rows that are dropped have rewards.
     """
     given = {
         "obs": obs,
@@ -150,19 +151,6 @@ def _joined(table: Table, names: tuple[str, ...]) -> np.ndarray:
     return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
 
 
-def _recorded_task(table: Table) -> Task | None:
-    """The task that a file of ours was written with."""
-    for name in _TASK_TEXTS:
-        text = table.text(name)
-        try:
-            value = None if text is None else json.loads(text)
-        except (ValueError, RecursionError):
-            continue  # another program's text of that name
-        if isinstance(value, dict) and {"dataset", "action_low", "action_high"} <= value.keys():
-            return recorded_task(value, f"{table.where}: {name}")
-    return None
-
-
 def _without(done: np.ndarray, timeout: np.ndarray) -> np.ndarray:
     """Ends that are no timeouts: Gymnasium's old `done` is set for both."""
     if done.size != timeout.size or done.dtype.kind not in "fiub" or timeout.dtype.kind not in "fiub":
@@ -187,7 +175,7 @@ def _transitions(
         number = _flag(found["episode"], steps, f"{where}: {called['episode']}")
         ends |= np.append(number[1:] != number[:-1], True)
     elif "next_obs" in found and "timeout" not in found and found["next_obs"].shape == found["obs"].shape:
-        ends[:-1] |= (found["next_obs"][:-1] != found["obs"][1:]).any(axis=1)
+        ends |= apart(found["obs"], found["next_obs"])
     if env is not None:
         task = _task_in(env, found, name, where)
     task = _task(found, name) if task is None else replace(task, dataset=name)

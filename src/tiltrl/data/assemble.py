@@ -13,6 +13,7 @@ from tiltrl.types import Task, Transitions
 Locate = Callable[[str, int], str]
 """Where a row of a field lies in the file, for messages: `locate("rewards", 17)` -> "episode_3, rewards, row 5"."""
 
+_GAP = 1e-5  # relative: observations that differ by more are no rounding of one another
 _ACTION_TOLERANCE = 1e-5  # relative to the bounds: float32 rounding of an action at a bound is no error
 
 
@@ -47,7 +48,7 @@ def assemble(
             ends its episode in any case.
         next_obs: (steps, obs) what was seen after each action. None: the next row of the same episode. The last row of
             an episode then has none: where a terminal step does not need one it keeps its own; a timed-out one is
-            dropped, and is what the step before it saw.
+            dropped with its reward, and is what the step before it saw.
         names: what the file calls these fields, for messages; by default their names here.
         locate: where a row of such a field lies.
 
@@ -55,14 +56,14 @@ def assemble(
         Transitions, float32 and bool.
 
     Raises:
-        InputError: a shape, size or type is wrong, a value is not finite or out of bounds, or nothing is left.
+        InputError: a shape, size or type is wrong, a value is not finite or out of bounds, or nothing is left, be it
+            of the steps or of the rewards that are not zero.
     """
-    called = {"obs": "obs", "action": "action", "reward": "reward", "terminal": "terminal", "timeout": "timeout"}
-    called |= {"next_obs": "next_obs"} | (names or {})
     width = {"obs": (task.obs_dim,), "next_obs": (task.obs_dim,), "action": (task.act_dim,)}
     given = {"obs": obs, "action": action, "reward": reward, "terminal": terminal, "timeout": timeout}
     if next_obs is not None:
         given["next_obs"] = next_obs
+    called = {field: field for field in given} | (names or {})
     steps = len(np.atleast_1d(reward))
     arrays: dict[str, np.ndarray] = {}
     for field, value in given.items():
@@ -99,7 +100,12 @@ def assemble(
     arrays["timeout"] = arrays["timeout"] & ~arrays["terminal"]
     arrays["timeout"][-1] |= not arrays["terminal"][-1]
     if "next_obs" not in arrays:
-        arrays = _with_next_obs(arrays)
+        rewarded, arrays = arrays["reward"].any(), _with_next_obs(arrays)
+        if len(arrays["reward"]) and rewarded and not arrays["reward"].any():
+            raise InputError(
+                f"{where}: {called['reward']}: only the last rows of timed-out episodes have any, and what followed "
+                "those rows is not recorded, so they cannot be kept; mark them as terminal, or give next_obs"
+            )
     if not len(arrays["reward"]):
         raise InputError(f"{where}: no episode has a second step; sequences of steps are needed, not single ones")
     return Transitions(**arrays, task=task)
@@ -115,6 +121,16 @@ def _with_next_obs(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     timeout = np.concatenate([cut[1:], [False]]) & ~last
     kept = {name: array[~cut] for name, array in arrays.items()}
     return kept | {"next_obs": next_obs[~cut], "timeout": timeout[~cut]}
+
+
+def apart(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """Where the following row is not what was seen next, but for rounding: (steps,) bool, of the last row True."""
+    seen, after = next_obs[:-1], obs[1:]
+    kind = np.result_type(seen, after, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported by `assemble`
+        gap = np.abs(np.subtract(after, seen, dtype=kind))
+        wide = gap > _GAP * np.maximum(1.0, np.abs(seen, dtype=kind))
+    return np.append(wide.any(axis=1), True)[: len(obs)]
 
 
 def _refuse(

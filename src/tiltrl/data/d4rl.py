@@ -27,18 +27,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d  # pyright: ignore[reportAttributeAccessIssue]: h5py's low level has no stubs
 
-from tiltrl.data.assemble import assemble
+from tiltrl.data.assemble import apart, assemble
 from tiltrl.data.download import check_hdf5_of, fetch
-from tiltrl.data.recorded import recorded_task
+from tiltrl.data.recorded import described_task
 from tiltrl.data.registry import UNKNOWN, Reference, reference
-from tiltrl.data.tables import Table, open_table
+from tiltrl.data.tables import Table, find, open_table
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions
 
 _URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl"
 _NEEDED = ("observations", "actions", "rewards", "terminals")
-_GAP = 1e-5  # relative: observations that differ by more are no rounding of one another
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def load_d4rl(name: str) -> Transitions:
 
 def is_d4rl(file: h5py.File) -> bool:
     """Whether an open file has D4RL's arrays."""
-    return all(isinstance(file.get(field), h5py.Dataset) for field in _NEEDED)
+    return all(isinstance(find(file.id, field), h5d.DatasetID) for field in _NEEDED)
 
 
 def read_d4rl(path: Path, name: str) -> Transitions:
@@ -165,7 +165,7 @@ def read_d4rl(path: Path, name: str) -> Transitions:
     """
     with open_table(path) as table:
         arrays = _read(table)
-        described = _described(table)
+        described = described_task(table)
     row, family = UNKNOWN, None
     if described is None and (known := _known(name, path, arrays)) is not None:
         row, family = reference(known), _family(known)
@@ -223,18 +223,6 @@ def _read(table: Table) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _described(table: Table) -> Task | None:
-    """The task as our own writer leaves it; None in D4RL's files."""
-    if (text := table.text("metadata/task")) is None:
-        return None
-    where = f"{table.where}: metadata/task"
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: no description of a task ({' '.join(str(error).split())}); remove it") from error
-    return recorded_task(value, where)
-
-
 def _known(name: str, path: Path, arrays: dict[str, np.ndarray]) -> str | None:
     """The D4RL data set of this name, which the arrays must fit, or else of this file name, if they fit."""
     known = name if name in ADDRESSES else _BY_FILE.get(path.stem, path.stem)
@@ -270,14 +258,12 @@ def _clipped(action: np.ndarray) -> np.ndarray:
 
 def _cuts(arrays: dict[str, np.ndarray], horizon: int | None) -> np.ndarray:
     """Where episodes end that no flag ends: (steps,) bool."""
-    obs, terminal = arrays["observations"], arrays["terminals"] != 0
-    steps = np.arange(len(obs))
+    terminal = arrays["terminals"] != 0
+    steps = np.arange(len(terminal))
     if "next_observations" in arrays:
-        seen, after = arrays["next_observations"][:-1], obs[1:]
-        apart = np.abs(after - seen) > _GAP * np.maximum(1.0, np.abs(seen))
-        return np.append(apart.any(axis=1), True)[: len(obs)] & ~terminal
+        return apart(arrays["observations"], arrays["next_observations"]) & ~terminal
     if horizon is None:
-        return np.zeros(len(obs), bool)
+        return np.zeros(len(steps), bool)
     first = np.concatenate([[0], np.flatnonzero(terminal) + 1])
     since = steps - first[np.searchsorted(first, steps, side="right") - 1]  # steps since the last terminal, from 0
     return ((since + 1) % horizon == 0) & ~terminal

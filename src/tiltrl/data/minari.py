@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from h5py import h5d, h5g, h5s  # pyright: ignore[reportAttributeAccessIssue]: h
 
 from tiltrl.data.assemble import assemble
 from tiltrl.data.registry import env_id, reference
-from tiltrl.data.tables import check_size
+from tiltrl.data.tables import check_inside, check_size, find, reading
 from tiltrl.environments import in_order
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions
@@ -29,6 +30,8 @@ from tiltrl.types import Task, Transitions
 MINARI_ID = re.compile(r"(?=.{1,200}\Z)[\w-]+(/[\w-]+)*-v\d+", re.ASCII)
 """What an id looks like; one that fits cannot lead out of the folder it is looked for in."""
 
+_MOST_ACTIONS = 100_000  # bounds may be told by one number for all, so that the file's size bounds nothing
+_CONTINUOUS = re.compile(r"float\d*|[<>=]?f\d+", re.ASCII)  # NumPy itself would parse any text as Python's
 _NEXT = "next row of "
 _CALLED = {"obs": "observations", "next_obs": f"{_NEXT}observations", "action": "actions", "reward": "rewards"}
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")  # what an episode consists of
@@ -60,16 +63,10 @@ def read_folder(folder: Path, name: str) -> Transitions:
     metadata = _json(folder / "metadata.json")
     task, widths = _task(metadata, folder / "metadata.json", name)
     path = folder / "main_data.hdf5"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; a Minari data set has it beside metadata.json")
-    try:
-        with h5py.File(path, "r") as file:
-            episodes = _read_episodes(file, path, task, widths)
-    except InputError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py raises any, by where the damage is
-        reason = str(error).replace("\n", " ")
-        raise InputError(f"{path}: not readable as HDF5 ({reason}); copy or download the file again") from error
+    with reading(str(path), "HDF5"), h5py.File(path, "r") as file:
+        episodes = _read_episodes(file, path, task, widths)
     declared = metadata.get("total_episodes")
     if declared not in (None, len(episodes.lengths)):
         raise InputError(
@@ -201,19 +198,26 @@ def _box(space: Any, key: str, path: Path) -> dict[str, Any]:
 
 
 def _bounds(space: dict[str, Any], path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    (size,) = space["shape"]
+    if size > _MOST_ACTIONS:
+        raise InputError(f"{path}: action_space has shape ({size:.6g},); at most {_MOST_ACTIONS} actions are supported")
     try:
-        low, high = (np.broadcast_to(np.asarray(space[key], np.float64), space["shape"]) for key in ("low", "high"))
-        continuous = np.issubdtype(np.dtype(space["dtype"]), np.floating)
-    except (KeyError, TypeError, ValueError) as error:
+        dtype, low, high = space["dtype"], *(np.asarray(space[key], np.float64) for key in ("low", "high"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: action_space is unusable ({error}); dtype, low and high are needed") from error
-    if not continuous:
-        raise InputError(f"{path}: action_space has dtype {space['dtype']}; only continuous actions are supported")
-    for dim, (lowest, highest) in enumerate(zip(low, high, strict=True)):
-        if not (np.isfinite([lowest, highest]).all() and lowest < highest):
-            raise InputError(
-                f"{path}: action_space has bounds [{lowest:g}, {highest:g}] in dimension {dim}; they must be finite "
-                "and low < high, so that actions can be scaled to [-1, 1]"
-            )
+    if not isinstance(dtype, str) or not _CONTINUOUS.fullmatch(dtype):
+        raise InputError(f"{path}: action_space has dtype {dtype!s:.80}; only continuous actions are supported")
+    if not {low.shape, high.shape} <= {(), (size,)}:
+        raise InputError(
+            f"{path}: action_space is unusable (low of shape {low.shape}, high of {high.shape}); ({size},) is needed"
+        )
+    low, high = np.broadcast_to(low, size), np.broadcast_to(high, size)
+    if (bad := ~(np.isfinite(low) & np.isfinite(high) & (low < high))).any():
+        dim = int(np.argmax(bad))
+        raise InputError(
+            f"{path}: action_space has bounds [{low[dim]:g}, {high[dim]:g}] in dimension {dim}; they must be finite "
+            "and low < high, so that actions can be scaled to [-1, 1]"
+        )
     return tuple(low.tolist()), tuple(high.tolist())
 
 
@@ -235,9 +239,13 @@ def _reference_scores(metadata: dict[str, Any], task: Task, path: Path) -> tuple
     if low is None or high is None:
         row = reference(env_id(task))
         return row.ref_min, row.ref_max
-    if not all(isinstance(score, int | float) and np.isfinite(score) for score in (low, high)) or low >= high:
+    # Python compares integers of any size with floats; NaN is below nothing.
+    if not all(isinstance(score, int | float) and abs(score) <= sys.float_info.max for score in (low, high)) or (
+        low >= high
+    ):
         raise InputError(
-            f"{path}: ref_min_score, ref_max_score are {low!r}, {high!r}; two finite numbers are needed, min < max"
+            f"{path}: ref_min_score, ref_max_score are {low!r:.40}, {high!r:.40}; two finite numbers are needed, "
+            "min < max"
         )
     return float(low), float(high)
 
@@ -271,7 +279,9 @@ def _read_episodes(file: h5py.File, path: Path, task: Task, widths: dict[str, in
     parts: dict[str, list[np.ndarray]] = {field: [] for field in shapes}
     packed = os.path.getsize(path)
     for name in names:
-        group = h5g.open(file.id, name.encode())
+        group = find(file.id, name)
+        if not isinstance(group, h5g.GroupID):
+            raise InputError(f"{path}: {name}: no group of arrays in this file, and links are not followed")
         for field, shape in shapes.items():
             parts[field].append(_read(group, field, shape, f"{path}: {name}", packed))
         steps = len(parts["rewards"][-1])
@@ -294,13 +304,14 @@ def _read_episodes(file: h5py.File, path: Path, task: Task, widths: dict[str, in
 
 def _read(group: h5g.GroupID, field: str, width: tuple[int, ...], where: str, packed: int) -> np.ndarray:
     """One array of an episode, through h5py's low-level interface: a third of the time for sets of short episodes."""
-    name = field.encode()
-    try:
-        if name not in group:
-            raise InputError(f"{where}: {field} is missing; an episode needs {', '.join(_FIELDS)}")
-        data = h5d.open(group, name)
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{where}, {field}: not an array ({error}); metadata.json says it is one") from error
+    data = find(group, field)
+    if data is None:
+        raise InputError(
+            f"{where}: {field} is missing, or a link, which is not followed; an episode needs {', '.join(_FIELDS)}"
+        )
+    if not isinstance(data, h5d.DatasetID):
+        raise InputError(f"{where}, {field}: not an array; metadata.json says it is one")
+    check_inside(f"{where}, {field}", data)
     shape, dtype = data.shape, data.dtype
     if dtype.kind not in ("biu" if field in ("terminations", "truncations") else "biuf"):
         needed = "bool" if field in ("terminations", "truncations") else "float32"

@@ -8,8 +8,28 @@ from typing import Any
 import numpy as np
 
 from tiltrl.config_io import from_json
+from tiltrl.data.tables import Table
 from tiltrl.errors import InputError
 from tiltrl.types import Task
+
+_TEXTS = ("meta", "metadata/task")  # where our own writers put the task
+
+
+def described_task(table: Table) -> Task | None:
+    """The task that a file of ours was written with; None for other programs' files, whatever they call so.
+
+    Raises:
+        InputError: as `recorded_task`.
+    """
+    for name in _TEXTS:
+        text = table.text(name)
+        try:
+            value = None if text is None else json.loads(text)
+        except (ValueError, RecursionError):
+            continue  # another program's text of that name
+        if isinstance(value, dict) and {"dataset", "action_low", "action_high"} <= value.keys():
+            return recorded_task(value, f"{table.where}: {name}")
+    return None
 
 
 def recorded_task(value: Any, where: str) -> Task:

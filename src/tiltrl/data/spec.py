@@ -14,7 +14,8 @@ KINDS = ("minari", "d4rl", "ogbench", "lerobot")
 
 _PREFIX = re.compile(rf"({'|'.join(KINDS)}):(.*)", re.DOTALL)
 _SLICED = re.compile(r"(.*)\[([^\[\]]*)\]", re.DOTALL)
-_BOUNDS = re.compile(r"(\d+\.\d*|\.\d+|\d*):(\d+\.\d*|\.\d+|\d*)", re.ASCII)
+_BOUND = r"(\d+\.\d*|\.\d+|\d{0,18})"  # Python refuses to read integers of thousands of digits
+_BOUNDS = re.compile(f"{_BOUND}:{_BOUND}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,13 @@ def _slice(text: str, spec: str) -> Slice:
     bounds = _BOUNDS.fullmatch(text)
     if not bounds:
         raise InputError(
-            f"{spec}: [{text}] is no slice of episodes; write [:0.1] or [0.5:] for shares of them, [:100] for a count"
+            f"{spec:.300}: [{text:.80}] is no slice of episodes; write [:0.1] or [0.5:] for shares of them, [:100] for "
+            "a count"
         )
     start, stop = (None if not bound else float(bound) if "." in bound else int(bound) for bound in bounds.groups())
     for bound in (start, stop):
         if isinstance(bound, float) and bound > 1:
-            raise InputError(f"{spec}: [{text}]: {bound:g} is no share of the episodes; give 0.0 to 1.0, or a count")
+            raise InputError(
+                f"{spec:.300}: [{text:.80}]: {bound:g} is no share of the episodes; give 0.0 to 1.0, or a count"
+            )
     return Slice(start, stop)

@@ -12,11 +12,15 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g, h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]: h5py's low level has no stubs
 
 from tiltrl.errors import InputError
 
 _MOST_PACKED = 1100
 """No more bytes than this for each of the file: deflate, which packs .npz and HDF5 files, cannot do better."""
+_MOST_ENCODED, _ENCODED_ROOM = 1000, 2**30
+"""Parquet stores runs of one value in a few bytes, so a column may take this many bytes for each of the file, and one
+of up to 1 GiB any number: a log whose file is that much smaller than one of its columns holds nothing but constants."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,32 @@ def check_size(where: str, shape: tuple[int, ...], itemsize: int, packed: int) -
         )
 
 
+def find(group: h5g.GroupID, name: str) -> h5d.DatasetID | h5g.GroupID | None:
+    """What lies under a name, such as "a/b", in this very HDF5 file; None for nothing, or a link.
+
+    Links are looked at and not followed: they may lead to other files, and opening one that is a pipe waits forever.
+    """
+    here = group
+    for part in name.encode().split(b"/"):
+        if not isinstance(here, h5g.GroupID):
+            return None
+        if not here.links.exists(part) or here.links.get_info(part).type != h5l.TYPE_HARD:
+            return None
+        here = h5o.open(here, part)
+    return here
+
+
+def check_inside(where: str, data: h5d.DatasetID) -> None:
+    """Refuse an HDF5 array whose values lie in another file, before anything looks there.
+
+    Raises:
+        InputError: they do.
+    """
+    made = data.get_create_plist()
+    if made.get_layout() == h5d.VIRTUAL or made.get_external_count():
+        raise InputError(f"{where}: lies in another file; save it as an array in this one")
+
+
 def _unlisted(name: str, names: tuple[str, ...], where: str) -> None:
     if name not in names:
         raise InputError(f"{where}: holds no array {name!r}; it has {', '.join(names) or 'none'}")
@@ -149,15 +179,14 @@ def _open_hdf5(path: Path) -> Iterator[Table]:
     with file:
         names: list[str] = []
         with reading(str(path), "HDF5"):
-            # Links to other files are not visited: only what lies in this one is read.
+            # Links are not visited: only what lies in this file is read.
             file.visititems(lambda name, item: names.append(str(name)) if isinstance(item, h5py.Dataset) else None)
 
         def read(name: str) -> np.ndarray:
             _unlisted(name, tuple(names), str(path))
             with reading(f"{path}: {name}", "HDF5"):
                 data: Any = file[name]
-                if data.external or data.is_virtual:
-                    raise InputError(f"{path}: {name}: lies in another file; save it as an array in this one")
+                check_inside(f"{path}: {name}", data.id)
                 if data.dtype.kind not in "biuf":
                     raise InputError(f"{path}: {name}: type {data.dtype}; numbers are needed")
                 check_size(f"{path}: {name}", data.shape or (), data.dtype.itemsize, os.path.getsize(path))
@@ -168,6 +197,7 @@ def _open_hdf5(path: Path) -> Iterator[Table]:
                 return None
             with reading(f"{path}: {name}", "HDF5"):
                 data: Any = file[name]
+                check_inside(f"{path}: {name}", data.id)
                 return data.asstr()[()] if h5py.check_string_dtype(data.dtype) and data.shape == () else None
 
         yield Table(str(path), tuple(names), read, text)
@@ -188,9 +218,42 @@ def _open_parquet(path: Path) -> Iterator[Table]:
         def read(name: str) -> np.ndarray:
             _unlisted(name, names, str(path))
             with reading(f"{path}: {name}", "Parquet"):
+                _check_decoded(file, name, path)
                 return to_numpy(file.read([name]).column(name), f"{path}: {name}")
 
         yield Table(str(path), names, read, lambda name: None)
+
+
+def _check_decoded(file: Any, name: str, path: Path) -> None:
+    """Refuse a column of no numbers, or of more than `_MOST_ENCODED` allows, before room is made for it."""
+    kind = whole = file.schema_arrow.field(name).type
+    while _is_list(kind):
+        kind = kind.value_type
+    _check_numbers(kind, whole, f"{path}: {name}")
+    groups, values = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)), 0
+    for group in groups:
+        columns = (group.column(index) for index in range(group.num_columns))
+        counts = [c.num_values for c in columns if c.path_in_schema == name or c.path_in_schema.startswith(f"{name}.")]
+        values += max([group.num_rows, *counts])
+    packed, size = os.path.getsize(path), values * -(-kind.bit_width // 8)
+    if size > max(_MOST_ENCODED * packed, _ENCODED_ROOM):
+        raise InputError(
+            f"{path}: {name}: {values} values would take {size} bytes, of a file of {packed} bytes; nothing that was "
+            "recorded packs so well, so write it again without what is constant"
+        )
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _check_numbers(kind: Any, whole: Any, where: str) -> None:
+    from pyarrow import types
+
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        raise InputError(f"{where}: type {whole}; numbers or lists of numbers are needed")
 
 
 def to_numpy(column: Any, where: str) -> np.ndarray:
@@ -200,13 +263,12 @@ def to_numpy(column: Any, where: str) -> np.ndarray:
         InputError: a value is missing, lists differ in length, or the values are no numbers.
     """
     import pyarrow as pa
-    from pyarrow import types
 
     rows, whole = len(column), column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # combining makes one chunk, or none of an empty column
         whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], whole.type)
     width: tuple[int, ...] = ()
-    while types.is_list(whole.type) or types.is_large_list(whole.type) or types.is_fixed_size_list(whole.type):
+    while _is_list(whole.type):
         lengths = np.unique(whole.value_lengths().to_numpy(zero_copy_only=False)).tolist()
         if whole.null_count or len(lengths) > 1:
             found = "missing ones" if whole.null_count else f"{len(lengths)} lengths, from {min(lengths)}"
@@ -215,6 +277,5 @@ def to_numpy(column: Any, where: str) -> np.ndarray:
         whole = whole.flatten()
     if whole.null_count:
         raise InputError(f"{where}: {whole.null_count} values are missing; every row needs a number")
-    if not (types.is_integer(whole.type) or types.is_floating(whole.type) or types.is_boolean(whole.type)):
-        raise InputError(f"{where}: type {column.type}; numbers or lists of numbers are needed")
+    _check_numbers(whole.type, column.type, where)
     return whole.to_numpy(zero_copy_only=False).reshape(rows, *width)

@@ -261,6 +261,12 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], Columns, str]] = {
         Columns(),
         "stats.json: action: max is not 2 fin",
     ),
+    "stats beyond floats": (
+        {},
+        {"stats": {"action": {"min": [-(10**400), 0], "max": [1, 1]}}},
+        Columns(),
+        "stats.json: action: min is not 2 finite numbers",
+    ),
     "stats of text": ({}, {"stats": {"action": "none"}}, Columns(), "stats.json: action: min is not 2 finite numbers"),
     "stats as a list": ({}, {"stats": [1]}, Columns(), "stats.json: not a readable description"),
 }
@@ -280,6 +286,9 @@ def test_no_frames(tmp_path: Path) -> None:
     empty = {name: array[:0] for name, array in frames().items()}
     with pytest.raises(InputError, match="holds no frames"):
         read_lerobot(write(tmp_path / "x", empty, fixed=True), "x")
+    features = {"action": {"dtype": "float32", "shape": [10**30]}}
+    with pytest.raises(InputError, match="holds no frames"):
+        read_lerobot(write(tmp_path / "y", empty, fixed=True, features=features), "y")
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,8 @@ def test_rewards_of_puzzles_are_buttons_in_place_less_all(ogbench: Any, tmp_path
 def test_a_file_named_singletask_has_rewards(ogbench: Any, tmp_path: Path) -> None:
     path = write(tmp_path / f"{MAZE}.npz", arrays())
     assert (read_ogbench(path, str(path)).reward == -1).all()
+    path = write(tmp_path / "we ird-play-singletask-v0.npz", arrays())  # which can be the name of no environment
+    assert (read_ogbench(path, str(path)).reward == 0).all()
 
 
 def test_rewards_need_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

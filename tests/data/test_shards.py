@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from synthetic import transitions
 
 from tiltrl.data.shards import is_shards, read_shards, write_shards
+from tiltrl.data.transforms import join
 from tiltrl.errors import InputError
 from tiltrl.types import Transitions, read
 
@@ -67,6 +69,19 @@ def test_unsaved_changes_of_a_map_survive_a_reading(folder: Path) -> None:
     assert changed[0] == 7.0
 
 
+def test_parts_without_an_environment_have_the_bounds_of_all(tmp_path: Path) -> None:
+    spans = ((-1.0, 0.5), (0.0, 3.0), (-2.0, 1.0))
+    several = [transitions([3], env_spec=None, action_low=(low,), action_high=(high,)) for low, high in spans]
+    task = read_shards(write_shards(iter(several), tmp_path / "set"), "set").task
+    assert (
+        (task.action_low, task.action_high)
+        == ((-2.0,), (3.0,))
+        == tuple(getattr(reduce(join, several).task, name) for name in ("action_low", "action_high"))
+    )
+    with pytest.raises(InputError, match="part 1: cannot join .* the upper action bound is"):
+        write_shards([transitions([3]), transitions([3], action_high=(2.0,))], tmp_path / "two")
+
+
 NAN = np.array([[np.nan], [0.0]], np.float32)
 
 
@@ -74,7 +89,10 @@ NAN = np.array([[np.nan], [0.0]], np.float32)
     ("data", "message"),
     [
         ([], "there are no steps to write"),
-        ([transitions([2]), transitions([2], obs_dim=2)], "part 1 was recorded in another task"),
+        (
+            [transitions([2]), transitions([2], obs_dim=2)],
+            "part 1: cannot join set and set: the observation size is 1 in the f",
+        ),
         ([replace(transitions([2]), next_obs=NAN)], "part 0: next_obs, row 0, column 0: nan; finite"),
         ([replace(transitions([2]), action=np.full((2, 1), 3.0))], "part 0: action, row 0, column 0: 3.0; the action"),
         ([replace(transitions([2]), action=np.zeros((2, 3)))], r"part 0: action: shape \(2, 3\); \(2, 1\) is needed"),

@@ -179,12 +179,17 @@ def _frames(files: list[Path], wanted: dict[str, dict[str, Any]]) -> dict[str, n
         with open_table(path) as table:
             for feature, described in wanted.items():
                 parts[feature].append(_column(table, feature, tuple(described["shape"])))
-    return {feature: np.concatenate(arrays) for feature, arrays in parts.items()}
+    return {
+        feature: np.concatenate([array for array in arrays if len(array)] or arrays[:1])
+        for feature, arrays in parts.items()
+    }
 
 
 def _column(table: Table, feature: str, shape: tuple[int, ...]) -> np.ndarray:
     array = table.read(feature)
-    if array.shape[1:] != shape and not (array.ndim == 1 and (shape == (1,) or not len(array))):
+    if not len(array):  # whatever its type, and whatever the shape that is told
+        return np.empty((0, 1))
+    if array.shape[1:] != shape and not (array.ndim == 1 and shape == (1,)):
         raise InputError(
             f"{table.where}: {feature}: rows of shape {array.shape[1:]}; meta/info.json says {shape}; the files are of "
             "several data sets"
@@ -247,7 +252,7 @@ def _bounds(action: np.ndarray, names: tuple[str, ...], stats: Path) -> tuple[tu
 def _told(stats: dict[str, Any], names: tuple[str, ...], key: str, size: int, path: Path) -> np.ndarray:
     try:
         values = np.concatenate([np.asarray(stats[name][key], np.float64).reshape(-1) for name in names])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         values = np.empty(0)
     if values.shape != (size,) or not np.isfinite(values).all():
         raise InputError(

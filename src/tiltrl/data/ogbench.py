@@ -52,7 +52,7 @@ def _names() -> list[str]:
 NAMES = tuple(_names())
 """Data sets of states (not images) and continuous actions, without `singletask`."""
 
-_SINGLE = re.compile(r"(?P<place>.+)-(?P<kind>[a-z]+)-singletask(?P<task>-task[1-5])?-v0")
+_SINGLE = re.compile(r"(?P<place>[\w-]+)-(?P<kind>[a-z]+)-singletask(?P<task>-task[1-5])?-v0", re.ASCII)
 
 
 def load_ogbench(name: str) -> Transitions:

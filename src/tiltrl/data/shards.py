@@ -20,6 +20,7 @@ import numpy as np
 from tiltrl.config_io import from_json
 from tiltrl.data.assemble import assemble
 from tiltrl.data.recorded import check_task
+from tiltrl.data.transforms import joined_task
 from tiltrl.errors import InputError
 from tiltrl.files import read_json, write_json
 from tiltrl.types import Task, Transitions, parts, read
@@ -48,7 +49,8 @@ def write_shards(data: Iterable[Transitions], folder: str | os.PathLike[str]) ->
     """Write a data set part by part, so that no more than one part need be in memory.
 
     Args:
-        data: whole episodes, recorded in one task; those of the second part follow those of the first.
+        data: whole episodes, recorded in one task; those of the second part follow those of the first. Tasks without an
+            environment may differ in action bounds, and are joined as by `transforms.join`.
         folder: a new one. It is written aside and renamed, so that there is the whole set or none.
 
     Raises:
@@ -110,9 +112,10 @@ def _write(data: Iterable[Transitions], aside: Path, where: str) -> None:
     files = {field: (aside / f"{field}.npy").open("wb") for field in _DTYPES}
     try:
         for number, part in enumerate(data):
-            task = part.task if task is None else task
-            if part.task != task:
-                raise InputError(f"{where}: part {number} was recorded in another task than part 0; one is needed")
+            try:
+                task = part.task if task is None else joined_task(task, part.task)
+            except InputError as error:
+                raise InputError(f"{where}: part {number}: {error}") from error
             if not steps:
                 for field, shape in _shapes(task, 0).items():
                     files[field].write(_header(field, shape))

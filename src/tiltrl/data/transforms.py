@@ -24,18 +24,28 @@ def join(a: Transitions, b: Transitions) -> Transitions:
         InputError: the two differ in environment, observations, number of actions, reference scores, or in the bounds
             of actions in an environment.
     """
-    if a.task.env_spec is None and b.task.env_spec is None and a.task.act_dim == b.task.act_dim:
-        low = tuple(map(min, a.task.action_low, b.task.action_low))
-        high = tuple(map(max, a.task.action_high, b.task.action_high))
-        a, b = (replace(x, task=replace(x.task, action_low=low, action_high=high)) for x in (a, b))
-    for label, of in _MUST_AGREE.items():
-        if of(a.task) != of(b.task):
-            raise InputError(
-                f"cannot join {a.task.dataset} and {b.task.dataset}: {label} is {of(a.task)} in the first "
-                f"and {of(b.task)} in the second; both must be recorded in the same task"
-            )
+    task = joined_task(a.task, b.task)
     arrays = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in _ARRAYS}
-    return Transitions(**arrays, task=replace(a.task, dataset=f"{a.task.dataset}+{b.task.dataset}"))
+    return Transitions(**arrays, task=replace(task, dataset=f"{a.task.dataset}+{b.task.dataset}"))
+
+
+def joined_task(a: Task, b: Task) -> Task:
+    """`a`, with the action bounds of both where no environment tells them.
+
+    Raises:
+        InputError: as `join`.
+    """
+    if a.env_spec is None and b.env_spec is None and a.act_dim == b.act_dim:
+        low = tuple(map(min, a.action_low, b.action_low))
+        high = tuple(map(max, a.action_high, b.action_high))
+        a, b = (replace(task, action_low=low, action_high=high) for task in (a, b))
+    for label, of in _MUST_AGREE.items():
+        if of(a) != of(b):
+            raise InputError(
+                f"cannot join {a.dataset} and {b.dataset}: {label} is {of(a)} in the first and {of(b)} in the second; "
+                "both must be recorded in the same task"
+            )
+    return a
 
 
 _MUST_AGREE: dict[str, Callable[[Task], object]] = {

@@ -6,6 +6,7 @@ Seeded, so that a failure comes again: the message tells the case, and `CASES` h
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -140,10 +141,13 @@ def garbage(data: bytes, rng: random.Random) -> bytes:
 # --- What happens to JSON ---------------------------------------------------------------------------------------------
 
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 2, 10**30, 1e308, float("nan"), float("inf"), "", "x", "NaN", "../../etc", "a\0b", [], [1], [[]],
+    None, True, -1, 0, 2, 10**30, 10**400, -(10**400),
+    1e308, float("nan"), float("inf"), "", "x", "NaN", "../../etc", "a\0b", [], [1], [[]],
     ["x"], [-1], [10**12], {}, {"type": "Box"}, {"": 0}, "{}", "[]", '{"id": 3}', '{"type": "Dict", "subspaces": {}}',
     '{"type": "Dict", "subspaces": [1]}', '{"type": "Box", "dtype": "O", "shape": [2], "low": [0], "high": [1]}',
-    "[" * 5000,
+    '{"type": "Box", "dtype": "f4,(", "shape": [1], "low": [0], "high": [1]}',
+    '{"type": "Box", "dtype": "float32", "shape": [100000000000], "low": -9, "high": 9}',
+    '{"type": "Box", "dtype": "float32", "shape": [1], "low": -9, "high": 9}', "[" * 5000,
 )  # fmt: skip
 
 
@@ -212,6 +216,31 @@ def with_odd_arrays(arrays: dict[str, np.ndarray], rng: random.Random) -> dict[s
     return changed
 
 
+def elsewhere(file: h5py.File, name: str, value: np.ndarray, other: Path, rng: random.Random) -> None:
+    """What a name leads to lies in another file: a whole one, a pipe, or none at all."""
+    how, other = rng.randrange(5), other.with_suffix(rng.choice((".hdf5", ".pipe", ".none")))
+    if other.suffix == ".hdf5":
+        with h5py.File(other, "a") as there:
+            there.require_group("/").create_dataset("x", data=np.zeros(value.shape))
+    elif other.suffix == ".pipe":
+        os.mkfifo(other)
+    if how == 0:
+        file[name] = h5py.SoftLink(rng.choice(("/loop", f"/{name}", "/")))
+    elif how == 1 or not value.ndim or not value.size:
+        file[name] = h5py.ExternalLink(str(other), rng.choice(("x", "/", "/nowhere")))
+    elif how == 2:
+        group, _, _ = name.rpartition("/")
+        if group in file:
+            del file[group]
+        file[group or name] = h5py.ExternalLink(str(other), "/")
+    elif how == 3:
+        file.create_dataset(name, value.shape, "f4", external=[(str(other), 0, 4 * value.size)])
+    else:
+        layout = h5py.VirtualLayout(value.shape, "f8")
+        layout[...] = h5py.VirtualSource(str(other), "x", value.shape)
+        file.create_virtual_dataset(name, layout)
+
+
 def change_hdf5(path: Path, rng: random.Random) -> None:
     with h5py.File(path, "r+") as file:
         found: dict[str, np.ndarray] = {}
@@ -221,13 +250,15 @@ def change_hdf5(path: Path, rng: random.Random) -> None:
         for name in found:
             del file[name]
         how = rng.random()
+        moved = rng.choice(list(changed))
         for name, value in changed.items():
-            if how < 0.1 and name == rng.choice(list(changed)):
+            if how < 0.1 and name == moved:
                 file.require_group(name)["inside"] = value.astype(np.float32) if value.dtype.kind in "fiub" else 0
-            elif how < 0.2:
-                file[name] = h5py.ExternalLink(str(path), "/nowhere") if rng.random() < 0.5 else h5py.SoftLink("/loop")
             else:
                 file[name] = value if value.dtype.kind != "U" else str(value)
+        if 0.1 < how < 0.4:
+            del file[moved]
+            elsewhere(file, moved, changed[moved], path.with_name("other"), rng)
 
 
 def change_npz(path: Path, rng: random.Random) -> None:

@@ -298,12 +298,13 @@ def test_values_in_another_file_are_not_read(tmp_path: Path) -> None:
     for external in (True, False):
         with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
             del file["episode_0/rewards"]
+            group: Any = file["episode_0"]
             if external:
-                file["episode_0"].create_dataset("rewards", (3,), "u1", external=[(str(tmp_path / "secret.bin"), 0, 3)])
+                group.create_dataset("rewards", (3,), "u1", external=[(str(tmp_path / "secret.bin"), 0, 3)])
             else:
                 layout = h5py.VirtualLayout((3,), "f8")
                 layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf5"), "x", (3,))
-                file["episode_0"].create_virtual_dataset("rewards", layout)
+                group.create_virtual_dataset("rewards", layout)
         check_error(folder, "episode_0, rewards: lies in another file")
 
 

@@ -58,7 +58,15 @@ class BanditConfig:
     )
     align: AlignConfig = field(
         default_factory=lambda: AlignConfig(
-            steps=7_000, batch=0, learning_rate=2e-3, cosine=True, warmup=0.1, average=0.998, times="mixed"
+            steps=7_000,
+            batch=0,
+            learning_rate=2e-3,
+            cosine=True,
+            warmup=0.1,
+            clip=1.0,
+            second_moment=0.95,
+            average=0.998,
+            times="mixed",
         )
     )
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(calls=25, solver="2m", grid="log_snr"))

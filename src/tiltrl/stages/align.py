@@ -34,6 +34,8 @@ class AlignConfig:
     learning_rate: float = 5e-5
     cosine: bool = False
     warmup: float = 0.0  # share of the steps over which the learning rate rises from zero; the paper has none
+    clip: float | None = None  # norm of the gradient above which it is shortened; None: nowhere, as in the paper
+    second_moment: float = 0.999  # decay of Adam's average of squared gradients
     average: float = 0.0  # decay of the weights' running average; 0: none
     times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
     objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15)
@@ -75,7 +77,14 @@ def alignment_loss(
 @lru_cache(maxsize=8)
 def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Learner]]:
     """The optimizer and one step of training: the same functions for an equal configuration, so it compiles once."""
-    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine, warmup=config.warmup)
+    optimizer = cosine_adam(
+        config.learning_rate,
+        config.steps,
+        cosine=config.cosine,
+        warmup=config.warmup,
+        clip=config.clip,
+        second_moment=config.second_moment,
+    )
 
     def update(
         learners: Learner, data: tuple[Energy, Array, Array, Array], betas: Array, key: PRNGKeyArray

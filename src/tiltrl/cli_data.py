@@ -263,8 +263,8 @@ def _facts(summary: Summary) -> dict[str, str]:
         "environment": summary.environment or "none named: policies can be trained, not evaluated",
         "steps": f"{summary.steps:,}",
         "episodes": f"{summary.episodes:,}: {summary.terminal_ends:,} end terminally, {ends}",
-        "observations": f"{summary.obs_dim} numbers a step{of}",
-        "actions": f"{summary.act_dim} numbers a step, in {spans}",
+        "observations": f"{summary.obs_dim} a step, read as float32{of}",
+        "actions": f"{summary.act_dim} a step, read as float32, in {spans}",
         "rewards": f"other than 0 in {summary.rewarded:.3g} of the steps".replace("in 1 of", "in all of"),
         "score": "no reference returns known"
         if summary.scores is None

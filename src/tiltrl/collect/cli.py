@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import gymnasium
 import tyro
-from minari.dataset.minari_dataset import parse_dataset_id
 from rich.console import Console
 
 from tiltrl.collect.base import Source, describe, open_env, record
@@ -21,7 +20,7 @@ from tiltrl.collect.parts import Parts, concatenate, refuse_other_settings, remo
 from tiltrl.collect.pointmaze import Walker, open_maze
 from tiltrl.collect.policy import Saved, open_policy
 from tiltrl.collect.random import Uniform
-from tiltrl.data.write import write_minari
+from tiltrl.data.write import is_minari_id, write_minari
 from tiltrl.errors import InputError
 from tiltrl.files import read_json, slug
 from tiltrl.progress import LiveProgress, Reporter
@@ -217,13 +216,8 @@ def _check_values(options: CollectOptions, source: str) -> None:
         raise InputError(f"--wander {options.wander}: is for waypoints; leave it out for {source}")
     if options.wander is not None and not 0 <= options.wander <= 1:
         raise InputError(f"--wander {options.wander}: is a share, 0 to 1")
-    if options.id is not None:
-        try:
-            parse_dataset_id(options.id)
-        except ValueError as error:
-            raise InputError(
-                f"--id {options.id}: is no Minari id; it must look like name-v0 or group/name-v0"
-            ) from error
+    if options.id is not None and not is_minari_id(options.id):
+        raise InputError(f"--id {options.id}: is no Minari id; it must look like name-v0 or group/name-v0")
 
 
 def _finished(plan: _Plan) -> bool:

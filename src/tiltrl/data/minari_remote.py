@@ -8,17 +8,16 @@ Descriptions of namespaces are not needed to load a data set, by Minari or by us
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import h5py
 
 from tiltrl.data.download import Check, OnProgress, check_hdf5, check_json, fetch, folder_aside
+from tiltrl.data.minari import MINARI_ID
 from tiltrl.errors import InputError
 from tiltrl.files import read_json
 
 _URL = "https://huggingface.co/datasets/farama-minari"
-_ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+", re.ASCII)  # no dots: an id must not lead out of the root
 
 
 def download_minari(dataset_id: str, root: Path, on_progress: OnProgress | None = None, timeout: float = 30.0) -> Path:
@@ -37,7 +36,7 @@ def download_minari(dataset_id: str, root: Path, on_progress: OnProgress | None 
     Raises:
         InputError: the id is none, the data set cannot be downloaded, or it is not in HDF5; the root is left as it was.
     """
-    if not _ID.fullmatch(dataset_id):
+    if not MINARI_ID.fullmatch(dataset_id):
         raise InputError(f"{dataset_id}: no Minari id; it must look like mujoco/hopper/medium-v0")
     folder = root / dataset_id
     if os.path.isdir(folder / "data"):

@@ -37,6 +37,13 @@ def test_from_data_to_episodes(small, behavior, tmp_path):
     np.testing.assert_array_equal(loaded.sample(data.obs[:4]), policy.sample(data.obs[:4]))
 
 
+def test_a_critic_of_no_rewards_is_refused(small, behavior):
+    data, preset = small
+    silent = dataclasses.replace(data, reward=np.zeros_like(data.reward))
+    with pytest.raises(tiltrl.InputError, match="all rewards are 0, from which a critic can learn nothing"):
+        tiltrl.fit_critic(silent, behavior, preset)
+
+
 def test_alignment_follows_a_score_given_by_hand(small, behavior):
     """A score that likes the first action component must raise it, with no critic and no reward in sight."""
     data, preset = small

@@ -58,7 +58,15 @@ def split_for_critic(
     """The data with transformed rewards (scaled by the whole data's returns), the steps to train on, and the rest.
 
     Of a very large set no more is held out than a check can use.
+
+    Raises:
+        InputError: all rewards are zero, or cannot be transformed.
     """
+    if not data.reward.any():
+        raise InputError(
+            f"{data.task.dataset}: all rewards are 0, from which a critic can learn nothing; name the column that "
+            "holds them (?reward=NAME), or align with a score of your own in Python"
+        )
     whole = dataclasses.replace(data, reward=critic_rewards(data, rewards))
     return split_episodes(whole, min(preset.held_out, MOST_HELD_OUT / len(data)), seed=0)
 

@@ -96,7 +96,7 @@ class EvaluateConfig:
     """Which policy to evaluate, and on how many episodes."""
 
     policy: tyro.conf.Positional[Path]
-    """A policy's folder, such as runs/demo/policies/beta1-seed0."""
+    """A policy's folder, such as runs/demo-fast/policies/beta1-seed0."""
     episodes: int = 20
     """How many episodes."""
     seed: int = 0
@@ -110,7 +110,7 @@ class EvaluateConfig:
 def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     """Run full episodes of a saved policy, in the environment its data was recorded in.
 
-    Example: tiltrl evaluate runs/demo/policies/beta1-seed0 --episodes 100
+    Example: tiltrl evaluate runs/demo-fast/policies/beta1-seed0 --episodes 100
     """
     policy = load_policy(config.policy).replace(candidates=config.candidates)
     task = policy.config.task

@@ -229,7 +229,7 @@ ARRAYS_BAD: list[tuple[Arrays, str, str]] = [
         "",
         "no array is called observations or obs .* it has action, reward, episode; say which is the obs",
     ),
-    (but(action=None), "", r"no array is called actions .* as in log.npz\?action=NAME"),
+    (but(action=None), "", r"no array is called actions .* as in 'log.npz\?action=NAME', with quotes"),
     (but(), "?obs=speed", "holds no array 'speed' for obs; it has obs, action, reward, episode"),
     (but(), "?obs=obs,speed", "holds no array 'speed' for obs"),
     (but(), "?action=obs,nothing", "holds no array 'nothing' for action"),

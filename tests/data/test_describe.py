@@ -175,13 +175,17 @@ def test_each_warning_where_it_is_due(change: Callable[[Transitions], Transition
     "data",
     [
         walks((60, 60, 60), terminal=False, env_spec=None),
-        walks((60,), env_spec=None),
         walks((59, 60), env_spec=json.dumps({"id": "Robot-v0", "max_episode_steps": 60})),
     ],
-    ids=["time-outs", "one episode", "one terminal at the horizon by chance"],
+    ids=["time-outs", "one terminal at the horizon by chance"],
 )
 def test_ends_at_one_length_that_are_sound(data: Transitions) -> None:
     assert warnings(data) == []
+
+
+def test_a_single_episode_is_remarked_on_and_on_nothing_else() -> None:
+    (found,) = warnings(walks((60,), env_spec=None))
+    assert found.startswith("all 60 steps are one episode") and "?episode=NAME" in found
 
 
 def test_numbers_do_not_depend_on_how_the_passes_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,8 @@ def read_arrays(path: Path, name: str, columns: Columns = FOUND) -> Transitions:
             if not called[field]:
                 raise InputError(
                     f"{path}: no array is called {' or '.join(USUAL_NAMES[field])}; it has "
-                    f"{', '.join(table.names) or 'none'}; say which is the {field}, as in {path.name}?{field}=NAME"
+                    f"{', '.join(table.names) or 'none'}; say which is the {field}, as in "
+                    f"'{path.name}?{field}=NAME', with quotes"
                 )
         found = {field: _joined(table, names) for field, names in called.items() if names}
         task = described_task(table)

@@ -118,6 +118,7 @@ def warnings(transitions: Transitions) -> list[str]:
     obs, action = Columns(transitions.obs), Columns(transitions.action)
     return [
         *_timeouts_as_terminals(transitions),
+        *_one_episode(transitions),
         *_run_together(transitions, obs),
         *_rewards(transitions),
         *_constant(obs, "observations", "which say nothing about the state"),
@@ -189,6 +190,15 @@ def _timeouts_as_terminals(transitions: Transitions) -> list[str]:
             return []
         told = f"{count} of {len(ends)} episodes end terminally at exactly step {limit}, the environment's horizon"
     return [f"{told}: these look like time-outs marked as terminals, which teach the critic that no value follows"]
+
+
+def _one_episode(transitions: Transitions) -> list[str]:
+    if len(transitions.ends) > 1:
+        return []
+    return [
+        f"all {len(transitions)} steps are one episode: if they are several, name the column that tells them apart, as "
+        "in ?episode=NAME, ?terminal=NAME or ?timeout=NAME"
+    ]
 
 
 def _run_together(transitions: Transitions, obs: Columns) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +14,6 @@ from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.bandit.compare import run_comparison
 from tiltrl.bandit.experiment import BanditOptions, run_bandits
 from tiltrl.cli_data import data
-from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
 from tiltrl.options import RunConfig
@@ -177,27 +174,10 @@ def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def main() -> None:
-    """Entry point of `tiltrl`."""
+    """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
     commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit)}
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="tiltrl",
-            description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
-        )
-    except InputError as error:
-        print(f"tiltrl: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        # The disk's and the file system's refusals, wherever a library met them; anything else is our bug.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise
-        print(f"tiltrl: error: {error.filename or 'writing the run'}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("tiltrl: interrupted; the same command continues from here", file=sys.stderr)
-        sys.exit(3)
-
-
-if __name__ == "__main__":
-    main()
+    tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="tiltrl",
+        description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
+    )

@@ -19,7 +19,7 @@ from tiltrl.stages.behavior import BehaviorConfig, train_behavior
 from tiltrl.stages.keys import stage_key
 from tiltrl.training.loop import Session
 
-STATE = jnp.zeros(1)
+STATE = np.zeros(1, np.float32)
 """The observation of the only state."""
 
 
@@ -148,12 +148,12 @@ def draw(energy: Energy, n: int, sampler: SamplerConfig, key: Array) -> Points:
 
 @jax.jit
 def _energies(energy: Energy, points: Float[Array, "n 2"], t: Float[Array, ""]) -> Float[Array, " n"]:
-    return jax.vmap(lambda a: energy(a, STATE, t))(points)
+    return jax.vmap(lambda a: energy(a, jnp.asarray(STATE), t))(points)
 
 
 @jax.jit
 def _scores(energy: Energy, points: Float[Array, "n 2"], t: Float[Array, ""]) -> Float[Array, "n 2"]:
-    return jax.vmap(jax.grad(lambda a: energy(a, STATE, t)))(points)
+    return jax.vmap(jax.grad(lambda a: energy(a, jnp.asarray(STATE), t)))(points)
 
 
 def energies(energy: Energy, points: Points, t: float) -> Float[np.ndarray, " n"]:

@@ -1,0 +1,5 @@
+"""`python -m tiltrl`."""
+
+from tiltrl.main import main
+
+main()

@@ -1,0 +1,156 @@
+"""Entry point of `tiltrl`: however a command ends, it ends with one line and one of four exit statuses.
+
+0: done. 2: the input cannot be used, or the machine refuses (disk full, no permission, too little memory). 3:
+interrupted; the same command continues. 1: a bug of ours, whose traceback is saved.
+
+Signals are taken care of before anything else is imported, so this module imports next to nothing itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from tiltrl.errors import InputError
+
+DONE, BUG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
+
+# A terminal that was closed (SIGHUP), a scheduler that wants its machine back (SIGTERM) and Ctrl-C are the same to us.
+STOPS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
+
+# What a disk, a file system or the limits of a process say no with. Other errors of files are our bugs.
+REFUSALS = {
+    getattr(errno, name)
+    for name in "EACCES EDQUOT EFBIG EIO EMFILE ENAMETOOLONG ENFILE ENOLCK ENOMEM ENOSPC EPERM EROFS ESTALE".split()
+    if hasattr(errno, name)
+}
+PACKAGES = ("tiltrl", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "minari", "safetensors")
+
+
+def main() -> NoReturn:
+    """Run the command line in `sys.argv`, and end the process."""
+    _on_stop(_leave_at_once)
+    from tiltrl.cli import main as command_line
+
+    _on_stop(_interrupt)
+    # Python drops what is raised in a destructor or a callback of the garbage collector; an interrupt must not be lost.
+    sys.unraisablehook = _again_if_interrupt
+    status = answer(command_line)
+    _on_stop(lambda *_: os._exit(status))  # another signal while the interpreter shuts down changes nothing
+    sys.exit(status)
+
+
+def answer(command: Callable[[], object]) -> int:
+    """Run the command; say in one line on stderr how it ended, unless well, and return the exit status."""
+    try:
+        command()
+        sys.stdout.flush()
+    except SystemExit as end:  # of --help
+        return end.code if isinstance(end.code, int) else DONE
+    except KeyboardInterrupt:
+        return _end(INTERRUPTED, "interrupted; the same command continues from here")
+    except BrokenPipeError:
+        # Whatever is still to be flushed goes nowhere, instead of failing once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(INTERRUPTED, "interrupted: nobody reads its output any more; the same command continues from here")
+    except Exception as error:
+        reason = _refusal(error)
+        return _end(BUG, _report(error)) if reason is None else _end(BAD_INPUT, f"error: {reason}")
+    return DONE
+
+
+def _refusal(error: Exception) -> str | None:
+    """What the user can change, in one line; None of a bug."""
+    if isinstance(error, InputError):
+        return _one_line(error)
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return f"{_one_line(error.filename or 'a file could not be read or written')}: {error.strerror}"
+    # JAX's class has had several names; importing it here would cost more than the message tells.
+    if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+        return (
+            f"not enough memory ({_one_line(str(error)[:200]) or 'no more could be had'}): lower --seeds or --episodes, "
+            "or give fewer --beta at a time; data larger than memory is read from disk once it is converted with "
+            "`tiltrl data convert DATASET --to shards --out FOLDER`"
+        )
+    return None
+
+
+def _report(error: Exception) -> str:
+    """Save what we need to know of a bug; returns the line for the user."""
+    versions = (f"{name} {_version(name)}" for name in PACKAGES)
+    text = (
+        f"command: {shlex.join(sys.argv)}\n"
+        f"versions: python {sys.version.split()[0]} on {sys.platform}, {', '.join(versions)}\n\n"
+        + "".join(traceback.format_exception(error))
+    )
+    name = f"tiltrl-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for path in (Path(name), Path(tempfile.gettempdir(), name)):
+        try:
+            path.write_text(text, errors="backslashreplace")
+        except OSError:
+            continue
+        return f"bug: {_describe(error)}; please report it with {path}"
+    print(text, file=sys.stderr)  # nowhere to save it
+    return f"bug: {_describe(error)}; please report it with the lines above"
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {_one_line(str(error)[:200])}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _one_line(value: Any) -> str:
+    """Without line breaks and other control characters, which a name from outside may hold."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def _end(status: int, line: str) -> int:
+    try:
+        print(f"tiltrl: {line}", file=sys.stderr, flush=True)
+    except OSError:  # the terminal is gone
+        return status
+    return status
+
+
+# --- Signals ----------------------------------------------------------------------------------------------------------
+
+
+def _on_stop(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells ask for
+            signal.signal(number, handler)
+
+
+def _leave_at_once(*_: object) -> NoReturn:
+    """While modules are imported an exception could be caught by one of them, and there is nothing to save yet."""
+    os.write(2, b"tiltrl: interrupted before it began; nothing was changed\n")
+    os._exit(INTERRUPTED)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _again_if_interrupt(lost: Any) -> None:
+    if issubclass(lost.exc_type, KeyboardInterrupt) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # once this function and the destructor have returned
+    else:
+        sys.__unraisablehook__(lost)

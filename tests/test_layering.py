@@ -33,6 +33,8 @@ ROWS = (
     ("pipeline", "api"),
     ("cli_data",),
     ("cli",),
+    ("main",),
+    ("__main__",),
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 WITHOUT_JAX = ("data", "evaluation", "environments")

@@ -79,8 +79,8 @@ def _refusal(error: Exception) -> str | None:
     # JAX's class has had several names; importing it here would cost more than the message tells.
     if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
         return (
-            f"not enough memory ({_one_line(str(error)[:200]) or 'no more could be had'}): lower --seeds or --episodes, "
-            "or give fewer --beta at a time; data larger than memory is read from disk once it is converted with "
+            f"not enough memory ({_one_line(str(error)[:200]) or 'none is left'}): lower --seeds or --episodes, or "
+            "give fewer --beta at a time; data larger than memory is read from disk once it is converted with "
             "`tiltrl data convert DATASET --to shards --out FOLDER`"
         )
     return None

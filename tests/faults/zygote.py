@@ -5,13 +5,15 @@
         child.kill(signal.SIGKILL)
         assert child.wait(60) == -signal.SIGKILL
 
-The child runs `tiltrl.main.main` as the console script does and leaves by the interpreter's usual way. No JAX backend
-exists before the fork, because its threads would not survive it. Whatever was started ends with the test: the server
-kills its children when its standard input closes, and the kernel kills them when the server dies.
+The child runs `tiltrl.main.main` as the console script does. No JAX backend exists before the fork, because its threads
+would not survive it. Whatever was started ends with the test: the server kills its children when its standard input
+closes, and the kernel kills them when the server dies.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -20,7 +22,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -243,6 +247,7 @@ def _become(request: dict[str, Any]) -> None:
 def _main() -> None:
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)  # of NumPy's idle threads
     _import_everything()
+    gc.freeze()  # a collection in a child would copy what it shares with the server
     request = _serve()
     if request is None:
         return
@@ -250,7 +255,20 @@ def _main() -> None:
     exec(request["before"], {})
     from tiltrl.main import main
 
-    sys.exit(main())
+    status = 1
+    try:
+        main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # All that Python does at exit except to take every imported module apart, which is slow after a fork.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ ROWS = (
     ("data",),
     ("training",),
     ("stages",),
-    ("policy", "progress", "runs"),
+    ("policy", "progress", "runs", "locks"),
     ("trained",),
     ("evaluation",),
     ("collect",),

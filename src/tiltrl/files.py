@@ -127,6 +127,11 @@ def aside_of(target: Path) -> Path:
     return target.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{_short(target.name)}")
 
 
+def is_aside(name: str) -> bool:
+    """Whether a file or folder of this name was being written aside."""
+    return _ASIDE.fullmatch(name) is not None
+
+
 def sweep_aside(target: Path) -> None:
     """Remove what processes that are gone have left aside of `target`; what a live one writes is kept."""
     with suppress(OSError):  # no such folder yet, or not ours to clean
@@ -150,15 +155,23 @@ def _remove_abandoned(path: Path, machine: str, process: int) -> None:
 
 
 def _abandoned(path: Path, machine: str, process: int) -> bool:
-    if machine == _machine() and os.name == "posix":  # elsewhere, os.kill(process, 0) is no question
-        try:
-            os.kill(process, 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:  # it runs, and is another user's
-            pass
+    if machine == _machine() and process_is_gone(process):
+        return True
     written = max(file.lstat().st_mtime for file in (path, *path.rglob("*")))
     return time.time() - written > _ABANDONED_SECONDS
+
+
+def process_is_gone(process: int) -> bool:
+    """Whether no process of this number runs here; False where that cannot be asked."""
+    if os.name != "posix":  # elsewhere, os.kill(process, 0) is no question
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it runs, and is another user's
+        return False
+    return False
 
 
 def _machine() -> str:

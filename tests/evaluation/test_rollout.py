@@ -182,9 +182,11 @@ def test_a_data_set_cannot_choose_what_runs():
     ("task", "message"),
     [
         (replace(HOPPER, env_spec=None), "hopper: the data names no environment"),
-        (replace(HOPPER, env_spec="{"), "hopper: env_spec is not the JSON of a Gymnasium EnvSpec"),
-        (replace(HOPPER, env_spec="{}"), "hopper: env_spec is not the JSON of a Gymnasium EnvSpec"),
+        (replace(HOPPER, env_spec="{"), "hopper: env_spec: not readable as JSON"),
+        (replace(HOPPER, env_spec="{}"), "hopper: env_spec: is no object with an id, as Gymnasium's EnvSpec is"),
         (hopper(id="Hopper-v99"), r"Hopper-v99: is unknown to Gymnasium .* `pip install` the package"),
+        (hopper(max_episode_steps=-1), "hopper: env_spec: field max_episode_steps: Input should be greater than"),
+        (hopper(kwargs={"xml_file": "/tmp/robot.xml"}), "argument 'xml_file' is '/tmp/robot.xml', which may name a"),
         (hopper(id="Hopper-v3"), "Hopper-v3: cannot be made: .*(gymnasium-robotics|mujoco_py)"),
         (hopper(kwargs={"gravity": 1}), "Hopper-v5: cannot be made: .*unexpected keyword argument 'gravity'"),
         (replace(HOPPER, obs_dim=12), r"observations are Box.*\(11,\).*, but those of the data have 12 dim"),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from tiltrl.config_io import check_ranges
 from tiltrl.diffusion.schedule import alpha_sigma, log_snr
 from tiltrl.errors import InputError
 
@@ -35,12 +36,25 @@ class EnergyConfig:
     detail: float = 0.2  # the finest structure that preconditioning amplifies, as a share of `action_scale`
 
     def __post_init__(self) -> None:
-        """Refuse features that are not pairs of a sine and a cosine.
+        """Refuse what is no network, or none that fits into a computer: shapes may come from a file of anybody's.
 
         Raises:
-            InputError: their number is odd or below 2.
+            InputError: a number lies outside its bounds, or `time_features` is odd.
         """
-        if self.time_features < 2 or self.time_features % 2:
+        check_ranges(
+            self,
+            action_width=(1, 8192),
+            time_width=(1, 8192),
+            obs_width=(1, 8192),
+            blocks=(0, 64),
+            expansion=(1, 64),
+            dropout=(0, 0.99),
+            time_features=(2, 8192),
+            time_scale=(0, 1e6),
+            action_scale=(1e-6, 1e6),
+            detail=(0, 1e6),
+        )
+        if self.time_features % 2:
             raise InputError(
                 f"time_features = {self.time_features}; half are sines, half cosines: give an even number from 2 on"
             )

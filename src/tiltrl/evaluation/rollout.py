@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float, Int
 
-from tiltrl.environments import leaves, make
+from tiltrl.environments import described_spec, leaves, make
 from tiltrl.errors import InputError
 from tiltrl.types import Task
 
@@ -37,10 +37,7 @@ def read_spec(task: Task) -> EnvSpec:
     """
     if task.env_spec is None:
         raise InputError(f"{task.dataset}: the data names no environment (no env_spec), so nothing can be evaluated")
-    try:
-        return EnvSpec.from_json(task.env_spec)
-    except (ValueError, KeyError, AttributeError, TypeError, gymnasium.error.Error) as error:
-        raise InputError(f"{task.dataset}: env_spec is not the JSON of a Gymnasium EnvSpec: {_line(error)}") from error
+    return described_spec(task.env_spec, f"{task.dataset}: env_spec")
 
 
 def make_env(task: Task) -> gymnasium.Env:
@@ -144,8 +141,3 @@ def _mismatch(env: gymnasium.Env, task: Task) -> str | None:
             f"but those of the data in {list(task.action_low)} to {list(task.action_high)}"
         )
     return None
-
-
-def _line(error: Exception) -> str:
-    """An exception's text on one line."""
-    return " ".join(str(error).split())

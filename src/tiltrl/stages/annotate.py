@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from tiltrl.config_io import check_ranges
 from tiltrl.diffusion.energy import Energy, data_prediction
 from tiltrl.diffusion.samplers import Grid, Solver, sample
 from tiltrl.errors import InputError
@@ -27,6 +28,14 @@ class SamplerConfig:
     calls: int = 15  # network calls a sample
     solver: Solver = "2s"
     grid: Grid = "uniform"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of calls that are none, or never end.
+
+        Raises:
+            InputError: as said.
+        """
+        check_ranges(self, calls=(1, 1000))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from tiltrl.config_io import check_ranges
+
 
 class MLP(eqx.Module):
     """ReLU perceptron to one number, on one example; LayerNorm before each activation if asked for."""
@@ -50,6 +52,14 @@ class CriticShape:
     q_ensemble: int
     v_ensemble: int
     dueling: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what is no critic, or none that fits into a computer: shapes may come from a file of anybody's.
+
+        Raises:
+            InputError: a number lies outside its bounds.
+        """
+        check_ranges(self, width=(1, 8192), depth=(1, 32), q_ensemble=(1, 256), v_ensemble=(1, 256))
 
 
 def apply_ensemble(networks: MLP, x: Float[Array, " inputs"]) -> Float[Array, " ensemble"]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from server import Answer, Site, serve
 
+from tiltrl import files
 from tiltrl.data import download
 from tiltrl.data.download import (
     check_hdf5,
@@ -158,7 +159,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next_call(site: Site, tmp_pa
 
 
 def test_only_abandoned_asides_of_the_same_target_are_swept(site: Site, tmp_path: Path) -> None:
-    old = time.time() - 2 * download._ABANDONED_SECONDS
+    old = time.time() - 2 * files._ABANDONED_SECONDS
     gone, others, foreign = ".0a0a0a0a-1-00000000.set.hdf5", ".0a0a0a0a-1-00000000.other.hdf5", ".12345678.set.hdf5"
     fresh, folder = ".0a0a0a0a-2-00000000.set.hdf5", tmp_path / ".0a0a0a0a-3-00000000.set.hdf5"
     folder.mkdir()

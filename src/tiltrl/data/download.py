@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
-import secrets
 import shutil
 import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
@@ -23,7 +19,9 @@ import h5py
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from tiltrl.data.aside import flush_tree, reported
 from tiltrl.errors import InputError
+from tiltrl.files import aside_of, sweep_aside
 
 OnProgress = Callable[[int, int | None], None]
 """Called with (bytes that have come, bytes in all; None where the server does not say)."""
@@ -32,7 +30,6 @@ Check = Callable[[Path], None]
 """Raises InputError where a file is not what it should be; the message says what it is not, without naming the file."""
 
 _PIECE = 1 << 18  # bytes read at once: small enough to show progress on slow lines
-_ABANDONED_SECONDS = 3600.0  # what nobody has written to for so long is of a process that is gone
 _QUIET_SECONDS = 2.0  # a download this short shows nothing
 
 
@@ -59,15 +56,15 @@ def fetch(
         InputError: no answer, a refusal, a web page, too few bytes, the wrong kind of file, or no place to write it;
             the message names the address, and where to put the file by hand.
     """
-    _sweep(target)
+    sweep_aside(target)
     if os.path.isfile(target):  # which is False, too, where the folder may not be looked into
         return target
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url}: not an address to download from; it must begin with http:// or https://")
-    with _open(url, target, timeout) as response, _writing(target):
+    with _open(url, target, timeout) as response, reported(target):
         total = _length(response)
         with made(target.parent):
-            aside = _aside(target)
+            aside = aside_of(target)
             try:
                 with aside.open("xb") as file, _Shown(url, on_progress) as show:
                     size = 0
@@ -110,49 +107,17 @@ def folder_aside(target: Path) -> Iterator[Path]:
     Raises:
         InputError: the operating system refuses.
     """
-    _sweep(target)
-    with _writing(target), made(target.parent):
-        aside = _aside(target)
+    sweep_aside(target)
+    with reported(target), made(target.parent):
+        aside = aside_of(target)
         try:
             aside.mkdir()
             yield aside
+            flush_tree(aside)
             if not target.is_dir() or not any(target.iterdir()):
                 os.replace(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-
-# --- What is being written --------------------------------------------------------------------------------------------
-
-
-def _aside(target: Path) -> Path:
-    """A new name beside `target` that says which process writes there."""
-    return target.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{target.name}")
-
-
-def _machine() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"  # caches may be shared by several
-
-
-def _sweep(target: Path) -> None:
-    """Remove what processes that are gone have left aside of `target`."""
-    ours = re.compile(rf"\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.{re.escape(target.name)}")
-    with suppress(OSError):  # no such folder yet, or not ours to clean
-        for path in target.parent.iterdir():
-            if (found := ours.fullmatch(path.name)) and _abandoned(path, found[1], int(found[2])):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _abandoned(path: Path, machine: str, process: int) -> bool:
-    if machine == _machine() and os.name == "posix":  # elsewhere, os.kill(process, 0) is no question
-        try:
-            os.kill(process, 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:  # it runs, and is another user's
-            pass
-    written = max(file.stat().st_mtime for file in (path, *path.rglob("*")))
-    return time.time() - written > _ABANDONED_SECONDS
 
 
 # --- What a file should be --------------------------------------------------------------------------------------------
@@ -272,15 +237,6 @@ def _reason(error: Exception) -> str:
         return "the server has stopped answering"
     text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
     return " ".join(text.split())
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """What the operating system refuses, as one sentence that names the target."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 # --- Progress ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from tiltrl.config_io import from_json
+from tiltrl.data.aside import reported
 from tiltrl.data.assemble import assemble
 from tiltrl.data.recorded import check_task
 from tiltrl.data.transforms import joined_task
 from tiltrl.errors import InputError
-from tiltrl.files import read_json, write_json
+from tiltrl.files import aside_of, flush_folder, make_folder, read_json, reason, sweep_aside, write_json
 from tiltrl.types import Task, Transitions, parts, read
 
 META = "shards.json"
@@ -59,16 +59,17 @@ def write_shards(data: Iterable[Transitions], folder: str | os.PathLike[str]) ->
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder}: exists already; shards are written to a new folder")
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
+    with reported(folder):
+        make_folder(folder.parent)
+        sweep_aside(folder)
+        aside = aside_of(folder)
         try:
-            aside.mkdir(parents=True)
+            aside.mkdir()
             _write(data, aside, str(folder))
             os.rename(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        flush_folder(folder.parent)
     return folder
 
 
@@ -178,7 +179,7 @@ def _map(path: Path, field: str, shape: tuple[int, ...]) -> np.memmap:
         if size == needed and found == header:
             return np.memmap(path, dtype, mode="r", offset=len(header), shape=shape)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     raise InputError(
         f"{path}: {size} bytes that begin with {found[:64]!r}; {META} asks for {needed} bytes, a NumPy file of {dtype} "
         f"and shape {shape}; write the shards again"

@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from tiltrl.data.aside import data_set_aside, file_aside
+from tiltrl.data.sink import writing_hdf5
 from tiltrl.errors import InputError
 from tiltrl.types import Task, Transitions, as_json, parts, read
 
@@ -83,10 +81,10 @@ def write_minari(
     starts, stops = transitions.starts, transitions.ends + 1
     seeds = _seeds(seed, len(starts), task)
     leaves = _leaves(task, obs_sizes)
-    with _folder_aside(target, overwrite) as aside:
+    with data_set_aside(target, overwrite) as aside:
         data = aside / "data"
         data.mkdir()
-        with h5py.File(data / "main_data.hdf5", "w") as file:
+        with writing_hdf5(data / "main_data.hdf5") as (file, sink):
             for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
                 group = file.create_group(f"episode_{index}")
                 group.attrs["id"], group.attrs["total_steps"] = index, stop - start
@@ -100,6 +98,7 @@ def write_minari(
                 group["rewards"] = transitions.reward[rows]
                 group["terminations"] = transitions.terminal[rows]
                 group["truncations"] = transitions.timeout[rows]
+                sink.check()
                 if on_progress is not None:
                     on_progress(index + 1, len(starts))
         size = (data / "main_data.hdf5").stat().st_size
@@ -115,7 +114,7 @@ def write_npz(transitions: Transitions, path: str | os.PathLike[str], *, overwri
     """
     target = _named(path, (".npz",))
     check_whole(transitions)
-    with _file_aside(target, overwrite) as aside, aside.open("wb") as file:
+    with file_aside(target, overwrite) as aside, aside.open("wb") as file:
         arrays = {name: getattr(transitions, field) for name, field in _FLAT.items()}
         np.savez(file, meta=np.array(json.dumps(as_json(transitions.task))), **arrays)
 
@@ -128,9 +127,13 @@ def write_d4rl(transitions: Transitions, path: str | os.PathLike[str], *, overwr
     """
     target = _named(path, (".hdf5", ".h5"))
     check_whole(transitions)
-    with _file_aside(target, overwrite) as aside, h5py.File(aside, "w") as file:
+    with file_aside(target, overwrite) as aside, writing_hdf5(aside) as (file, sink):
         for name, field in _FLAT.items():
-            file.create_dataset(name, data=getattr(transitions, field), compression="gzip", shuffle=True)
+            array = getattr(transitions, field)
+            column = file.create_dataset(name, array.shape, array.dtype, compression="gzip", shuffle=True)
+            for rows in parts(len(array)):
+                column[rows] = read(array, rows)
+                sink.check()
         file["metadata/task"] = json.dumps(as_json(transitions.task))
 
 
@@ -228,83 +231,8 @@ def _box(low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
     return {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": list(low), "high": list(high)}
 
 
-# --- Aside, then renamed ----------------------------------------------------------------------------------------------
-
-
 def _named(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Path:
     target = Path(path).expanduser()
     if target.suffix not in endings:
         raise InputError(f"{target}: the file's name must end in {' or '.join(endings)}")
     return target
-
-
-@contextmanager
-def _file_aside(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A path beside `target` to write to, flushed and renamed on success, removed on failure."""
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; give the path of a file")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; give another path, or ask to overwrite it (--overwrite)")
-    with _reported(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
-        try:
-            yield aside
-            _flush(aside)
-            os.replace(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _folder_aside(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `target` to fill, renamed on success, removed on failure."""
-    there = target.exists() and not (
-        target.is_dir() and not any(target.iterdir())
-    )  # an empty folder is in nobody's way
-    if there and not overwrite:
-        raise InputError(f"{target}: exists already; give another path, or ask to overwrite it (--overwrite)")
-    # Only what is a data set is ever removed: a slip in the path must not cost a folder of other things.
-    if there and not _is_data_set(target):
-        raise InputError(
-            f"{target}: holds other things than a Minari data set, so it is not replaced; give another path"
-        )
-    with _reported(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside, old = (target.with_name(f".{secrets.token_hex(4)}.{target.name}") for _ in range(2))
-        try:
-            aside.mkdir()
-            yield aside
-            for path in (path for path in aside.rglob("*") if path.is_file()):
-                _flush(path)
-            if there:
-                os.replace(target, old)
-            os.replace(aside, target)
-        except BaseException:
-            if old.exists():
-                os.replace(old, target)
-            raise
-        finally:
-            for path in (aside, old):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_data_set(folder: Path) -> bool:
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} != {"data"} or not (folder / "data").is_dir():
-        return False
-    return {path.name for path in (folder / "data").iterdir()} == {"main_data.hdf5", "metadata.json"}
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _reported(target: Path) -> Iterator[None]:
-    """What the operating system refuses, as one sentence that names the target."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error).replace("\n", " ")
-        raise InputError(f"{target}: cannot be written: {reason}") from error

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tiltrl
-from tiltrl.collect import cli
+from tiltrl.collect import cli, parts
 from tiltrl.collect.cli import CollectOptions, collect, collect_data
 from tiltrl.data.minari import load_minari
 from tiltrl.errors import InputError
@@ -130,6 +130,66 @@ def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     assert tiltrl.load(str(two[0].out)).fingerprint() == tiltrl.load(str(two[1].out)).fingerprint()
 
 
+def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
+    program = "import tyro; from tiltrl.collect import cli; cli.collect(tyro.cli(cli.CollectOptions))"
+    words = ["random", "--env", "Pendulum-v1", "--episodes", "100000", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out.parts" / "settings.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    with pytest.raises(InputError, match=rf"out: process {process.pid} on .* works in it; wait until that has ended"):
+        collect_data(options(tmp_path / "out", episodes=100000), Silent())
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    with pytest.raises(KeyboardInterrupt):  # which is no refusal
+        collect_data(options(tmp_path / "out", episodes=100000), Silent(interrupt_after=1))
+
+
+def test_what_another_process_finished_meanwhile_is_not_recorded_again(tmp_path, monkeypatch):
+    out, lock = tmp_path / "out", parts.FolderLock
+
+    def late(*args, **kwargs):
+        monkeypatch.setattr(parts, "FolderLock", lock)
+        collect_data(options(out, episodes=1), Silent())  # the other one
+        return lock(*args, **kwargs)
+
+    monkeypatch.setattr(parts, "FolderLock", late)
+    progress = Silent()
+    assert collect_data(options(out, episodes=1), progress) is None
+    assert "nothing to do" in progress.said[0]
+    assert left_behind(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("removals", [0, 1, 2, 3])
+def test_parts_of_a_kill_while_they_are_removed_go_with_the_next_command(tmp_path, monkeypatch, removals):
+    monkeypatch.setattr(cli, "_EVERY", 0.0)
+    unlink, left = Path.unlink, [removals]
+
+    def unlink_some(path, missing_ok=False):
+        if path.name.startswith("episodes-"):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_some)
+        with pytest.raises(KeyboardInterrupt):
+            collect_data(options(tmp_path / "out"), Silent())
+    assert len(list(tmp_path.glob("out.parts/episodes-*.npz"))) == 5 - removals
+    collect_data(options(tmp_path / "out"), Silent())
+    assert left_behind(tmp_path) == ["out"]
+
+
+def test_an_empty_current_folder_may_be_the_target(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    collect_data(options(Path("."), episodes=1), Silent())
+    assert (tmp_path / "here" / "data" / "metadata.json").is_file() and left_behind(tmp_path) == ["here"]
+
+
 def test_the_same_command_again_does_nothing(whole, capsys):
     out = whole[0]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -222,7 +282,7 @@ def test_what_is_in_the_way_is_left_alone(tmp_path, what):
         ({"source": "sing"}, "source 'sing' is unknown; choose one of waypoints, cube, random or policy:FOLDER"),
         ({"source": "policy:"}, "source 'policy:' is unknown"),
         ({"source": "random:x"}, "source 'random:x' is unknown"),
-        ({"source": "policy:nowhere", "env": None}, "nowhere/policy.json: not a readable"),
+        ({"source": "policy:nowhere", "env": None}, "nowhere: "),
         ({"env": None}, "--env: random needs an environment"),
         ({"env": "Nowhere-v7"}, "'Nowhere-v7' is unknown"),
         ({"env": "CartPole-v1"}, "only continuous ones"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ import tyro
 from rich.console import Console
 
 from tiltrl.collect.base import Source, describe, open_env, record
-from tiltrl.collect.cube import open_cube
 from tiltrl.collect.parts import Parts, concatenate, refuse_other_settings, remove_leftovers
 from tiltrl.collect.pointmaze import Walker, open_maze
 from tiltrl.collect.policy import Saved, open_policy
@@ -99,11 +99,11 @@ def collect_data(options: CollectOptions, progress: Reporter) -> Transitions | N
     """
     plan = _plan(options)
     try:
-        if _finished(plan):
+        parts = None if _finished(plan) else Parts(plan.target, plan.settings | {"versions": _versions()})
+        if parts is None or _finished(plan):  # asked twice, as another process may have been done until we had the lock
             progress.say(f"{plan.target}: is there already, collected by this command; nothing to do")
             remove_leftovers(plan.target, plan.settings)
             return None
-        parts = Parts(plan.target, plan.settings | {"versions": _versions()})
         data = _record_all(plan, options, parts, progress)
     finally:
         plan.env.close()
@@ -166,6 +166,8 @@ def _plan(options: CollectOptions) -> _Plan:
         wander = _WANDER if options.wander is None else options.wander
         source: Source = Walker(wander)
     elif name == "cube":
+        from tiltrl.collect.cube import open_cube  # here, because MuJoCo is slow to import and only the cube needs it
+
         env, source = open_cube(options.env or "cube-single-singletask-v0")
     elif name == "policy":
         env, source = open_policy(Path(folder), options.env)
@@ -175,6 +177,8 @@ def _plan(options: CollectOptions) -> _Plan:
         env, source = open_env(options.env), Uniform()
     assert env.spec is not None, "all of these were made from one"
     target = (options.out or Path("runs") / slug(f"{name}-{env.spec.id}", keep="_-")).expanduser()
+    if target.name in ("", ".."):  # what lies beside it has a name of its own
+        target = Path(os.path.abspath(target))
     dataset_id = options.id or f"{slug(env.spec.id, keep='_-')}/{name}-v0"
     try:
         task, sizes = describe(env, str(target))

@@ -1,7 +1,8 @@
 """Finished episodes of a collection that is still going on, kept so that the same command continues it.
 
 They lie in `<target>.parts` beside the target: `settings.json`, and blocks of episodes named by their first one. Only
-when all are there is the target written and renamed into place, and the parts are removed.
+when all are there is the target written and renamed into place, and the parts are removed. One process at a time works
+there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tiltrl.errors import InputError
-from tiltrl.files import read_json, write_atomically, write_json
+from tiltrl.files import read_json, reason, sweep_folder, write_atomically, write_json
+from tiltrl.locks import FolderLock, is_unused
 from tiltrl.types import Task, Transitions, as_json
 
 _ARRAYS = tuple(field.name for field in dataclasses.fields(Transitions) if field.name != "task")
@@ -35,16 +37,23 @@ class Parts:
         """Open what an earlier session left, or begin.
 
         Raises:
-            InputError: the folder holds episodes made with other settings, or anything else, or cannot be written.
+            InputError: the folder holds episodes made with other settings, or anything else, or cannot be written, or
+                another process collects the same.
         """
         self.folder = _beside(target)
-        file = self.folder / "settings.json"
-        if file.is_file():
-            refuse_other_settings(self.folder, read_json(file), settings)
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise InputError(f"{self.folder}: is where unfinished episodes go, but holds something else; move it away")
-        else:
-            write_json(file, settings)
+        _is_of(self.folder, settings)  # first, so that nothing is written to a folder that is refused
+        self._lock = FolderLock(self.folder, name=str(target))
+        try:
+            if not _is_of(self.folder, settings):  # once more, as it may have changed until it was ours
+                write_json(self.folder / "settings.json", settings)
+            sweep_folder(self.folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other processes work here."""
+        self._lock.close()
 
     def load(self, task: Task) -> tuple[list[Transitions], int]:
         """The blocks of episodes that are here, and how many episodes they are.
@@ -55,7 +64,7 @@ class Parts:
         blocks, episodes = [], 0
         for file in sorted(self.folder.glob("episodes-*.npz")):
             if file.name != _name(episodes):
-                continue  # of a second process that was started at the same time; the next save replaces it
+                continue  # after one that was deleted; what it holds is recorded once more
             try:
                 # From an open file, because NumPy leaves one that it opened itself open where it is damaged.
                 with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -78,14 +87,41 @@ class Parts:
 
     def remove(self) -> None:
         """Delete the folder; all of it is in the target now."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _delete(self.folder)
+        self.close()
 
 
 def remove_leftovers(target: Path, settings: dict[str, Any]) -> None:
     """Delete the parts of a finished target, which a process killed at its very end has left."""
     file = _beside(target) / "settings.json"
     if file.is_file() and _other(read_json(file), settings) is None:
-        shutil.rmtree(file.parent, ignore_errors=True)
+        _delete(file.parent)
+
+
+def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds episodes of these settings; False where it holds nothing.
+
+    Raises:
+        InputError: it holds others, or other things, or cannot be looked into.
+    """
+    file = folder / "settings.json"
+    try:
+        begun = file.exists()
+        unused = not folder.exists() or (folder.is_dir() and is_unused(folder))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {reason(error)}; give another --out") from error
+    if begun:
+        refuse_other_settings(folder, read_json(file), settings)
+    elif not unused:
+        raise InputError(f"{folder}: is where unfinished episodes go, but holds something else; move it away")
+    return begun
+
+
+def _delete(folder: Path) -> None:
+    """All of it, the settings last: without them, what a kill leaves would be nobody's and stay."""
+    for file in folder.glob("episodes-*.npz"):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _beside(target: Path) -> Path:

@@ -1,7 +1,6 @@
 """The main job through the real command line, small; and what happens when it is asked for the impossible."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ SMALL = ["--budget", "0.005", "--episodes", "2", "--label-fraction", "0.004"]
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tiltrl.cli", *arguments]
+    return [sys.executable, "-m", "tiltrl", *arguments]
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -84,9 +83,8 @@ def test_an_interrupted_run_continues(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "continues" in error
-    (saved,) = log.glob("behavior-*/checkpoints")
-    steps = [int(name) for name in os.listdir(saved) if name.isdigit()]
-    assert steps and max(steps) > 0
+    saved = list(log.glob("behavior-*/checkpoints/step-*.safetensors"))
+    assert saved and all(int(path.stem.removeprefix("step-")) > 0 for path in saved)
     assert not list(log.glob("behavior-*/stage.json"))
 
 

@@ -18,7 +18,7 @@ from tiltrl.diffusion.samplers import SOLVERS
 from tiltrl.diffusion.schedule import alpha_sigma, diffuse, uniform_times
 from tiltrl.stages.align import alignment_loss
 from tiltrl.stages.critics.iql import Batch, IQLConfig, IQLState, iql_step
-from tiltrl.training.loop import cosine_adam
+from tiltrl.training.optimizer import cosine_adam
 
 PATH = Path(__file__).parents[2] / "shared" / "reference" / "eda_hopper_shape.npz"
 OBS, ACT = 11, 3

@@ -8,8 +8,10 @@ from pathlib import Path
 import tyro
 
 from tiltrl.data.registry import RewardsOption
+from tiltrl.errors import InputError
 from tiltrl.files import slug
 from tiltrl.presets import PresetName
+from tiltrl.training.session import Saving
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,25 @@ class RunConfig:
     """Episodes that each policy is evaluated on."""
     budget: float = 1.0
     """Share of the preset's training steps to take: 0.01 is a quick look whether everything works."""
+    save_every: float = 60.0
+    """Seconds between checkpoints: a kill costs at most so much. Ctrl-C and SIGTERM save at once."""
+    recover: int = 0
+    """Should training diverge: how often to go back to the last checkpoint with half the learning rate."""
     out: Path | None = None
     """The run's folder. The same command on the same folder continues it. Default: runs/DATASET-PRESET."""
+
+    @property
+    def saving(self) -> Saving:
+        """How the run guards against its own end.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        if not 0 <= self.save_every <= 86_400:
+            raise InputError(f"save_every = {self.save_every}; it is a number of seconds, 0 to 86400")
+        if not 0 <= self.recover <= 20:
+            raise InputError(f"recover = {self.recover}; it must lie in 0 to 20")
+        return Saving(self.save_every, self.recover)
 
     @property
     def folder(self) -> Path:

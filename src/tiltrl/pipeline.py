@@ -53,6 +53,7 @@ from tiltrl.stages.keys import Purpose, stage_key
 from tiltrl.stages.prepare import behavior_data, scaling_of
 from tiltrl.trained import trained
 from tiltrl.training.loop import Session
+from tiltrl.training.parts import RowParts
 from tiltrl.types import Candidates, Scaling, Transitions, read
 
 
@@ -79,6 +80,7 @@ class Run:
         self.betas = config.beta or self.preset.betas
         check_betas(self.betas)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
+        self.saving = config.saving
         self.data: Transitions = load(config.dataset)
         if self.data.task.env_spec is not None:
             check_environment(self.data.task)
@@ -117,7 +119,14 @@ class Run:
             data = behavior_data(self.data, self.scaling)
             return train_behavior(data, self.preset.behavior, self._keys("behavior"), session)
 
-        return trained(self.behavior_stage, self._energy_like(), self.preset.behavior.steps, train, self.reporter)
+        return trained(
+            self.behavior_stage,
+            self._energy_like(),
+            self.preset.behavior.steps,
+            train,
+            self.reporter,
+            saving=self.saving,
+        )
 
     @cached_property
     def critic_stage(self) -> Stage:
@@ -146,15 +155,15 @@ class Run:
             for i in range(self.config.seeds):
                 self.reporter.start(f"check critic, seed {self._seeds[i]}", len(held_out))
                 score = self._score(critics, i)
-                found = check_score(score, member(behavior, i), held_out, self.preset, self._progress)
-                checks.append(found)
+                with self._parts(self.critic_stage, i) as kept:
+                    checks.append(check_score(score, member(behavior, i), held_out, self.preset, kept, self._progress))
             return {"trust": checks}
 
         task = self.data.task
         like = self._stacked_like(
             lambda key: init_critic(task.obs_dim, task.act_dim, self.preset.critic.shape, key=key)
         )
-        critics = trained(self.critic_stage, like, self.preset.critic.steps, train, self.reporter, check)
+        critics = trained(self.critic_stage, like, self.preset.critic.steps, train, self.reporter, check, self.saving)
         for i, found in enumerate(self.trust):
             self.reporter.say(describe_trust(self._seeds[i], found, shrinks=self.preset.annotate.normalize))
         return critics
@@ -196,19 +205,21 @@ class Run:
             for i, seed in enumerate(seeds):
                 self.reporter.start(f"candidates, seed {seed}", states)
                 score = dataclasses.replace(self._score(critics, i), check=self.trust[i])
-                found.append(
-                    make_candidates(
-                        member(behavior, i),
-                        self.scaling,
-                        read(self.data.obs, chosen[i]),
-                        score,
-                        score.trust,
-                        config,
-                        self.preset.sampler,
-                        stage_key(seed, "candidates"),
-                        self._progress,
+                with self._parts(stage, i) as kept:
+                    found.append(
+                        make_candidates(
+                            member(behavior, i),
+                            self.scaling,
+                            read(self.data.obs, chosen[i]),
+                            score,
+                            score.trust,
+                            config,
+                            self.preset.sampler,
+                            stage_key(seed, "candidates"),
+                            kept,
+                            self._progress,
+                        )
                     )
-                )
             save_arrays(path, {name: np.stack([getattr(c, name) for c in found]) for name in like})
             stage.finish({"states": states, "share_of_data": states / len(self.data), "k": config.k}, began)
         arrays = load_arrays(path, like)
@@ -242,7 +253,7 @@ class Run:
             return jax.ShapeDtypeStruct((leaf.shape[0], len(self.betas), *leaf.shape[1:]), leaf.dtype)
 
         like = jax.tree.map(stack, self._energy_like())
-        return trained(self.policy_stage, like, self.preset.align.steps, train, self.reporter)
+        return trained(self.policy_stage, like, self.preset.align.steps, train, self.reporter, saving=self.saving)
 
     def behavior_policy(self, i: int, *, best_of: bool = False) -> Policy:
         """The behavior of seed number i; with `best_of`, the best by Q of several of its actions."""
@@ -327,6 +338,10 @@ class Run:
 
     def _progress(self, done: int, total: int) -> None:
         self.reporter.update(done, total, {})
+
+    def _parts(self, stage: Stage, i: int) -> RowParts:
+        """Where a stage keeps the actions it has drawn for seed number i."""
+        return RowParts(stage.folder / "parts" / f"seed{self._seeds[i]}", self.reporter.say, self.saving.every)
 
     def _score(self, critics: Critic, i: int) -> CriticScore:
         """The critic of seed number i, unchecked."""

@@ -1,13 +1,17 @@
-"""Models on disk as safetensors: named arrays and nothing that can be executed.
+"""Arrays on disk as safetensors: named arrays and nothing that can be executed.
 
 A module's arrays are named by their place in it (`blocks.0.fc1.weight`), so a reader in another language needs only
-the JSON beside the file. Loading fills a module of the right shape, and refuses anything else.
+the JSON beside the file. Loading fills a module of the right shape, and refuses anything else. Every file carries a
+checksum of what is in it, against accidents: whoever can write the file can write another checksum.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -17,9 +21,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tiltrl.errors import InputError
-from tiltrl.files import write_atomically
+from tiltrl.files import read_file, write_atomically
 
 Tree = TypeVar("Tree")
+
+HEADER_BYTES = 1 << 24
+"""Names, shapes and facts of a file may take this much (16 MiB) beside its arrays."""
+_DIGEST = "sha256"
+
+
+class DamagedError(InputError):
+    """A file is not what was written."""
 
 
 def _names(tree: Any) -> tuple[list[str], list[Any], Any]:
@@ -32,38 +44,107 @@ def _names(tree: Any) -> tuple[list[str], list[Any], Any]:
     )
 
 
-def save_arrays(path: str | os.PathLike[str], tree: Any) -> None:
+def save_arrays(path: str | os.PathLike[str], tree: Any, facts: Mapping[str, str] | None = None) -> None:
     """Write a pytree of arrays atomically.
+
+    Args:
+        path: the file.
+        tree: arrays of NumPy or JAX.
+        facts: what else there is to say of them, kept in the file's header with their checksum.
 
     Raises:
         InputError: the file cannot be written.
     """
-    names, leaves, _ = _names(tree)
-    write_atomically(path, save({n: np.ascontiguousarray(v) for n, v in zip(names, leaves, strict=True)}))
+    write_atomically(path, pack(tree, facts))
 
 
 def load_arrays(path: str | os.PathLike[str], like: Tree) -> Tree:
     """Read arrays into the structure of `like` (arrays or `jax.ShapeDtypeStruct`s).
 
     Raises:
-        InputError: the file is missing, damaged, or holds other names, shapes or dtypes than `like`.
+        DamagedError: the file is not what was written.
+        InputError: the file is missing, or holds other names, shapes or dtypes than `like`.
     """
-    try:
-        arrays = load(Path(path).read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{os.fspath(path)}: not a readable safetensors file: {error}") from error
+    return unpack(read_file(path, bytes_of(like) + HEADER_BYTES), like, os.fspath(path))
+
+
+def load_facts(path: str | os.PathLike[str], at_most: int) -> dict[str, str]:
+    """What was said of a file's arrays, after a check that nothing in it is damaged.
+
+    Args:
+        path: the file.
+        at_most: its size in bytes, above which it is refused.
+
+    Raises:
+        DamagedError: the file is not what was written.
+        InputError: the file is missing or larger.
+    """
+    return _parse(read_file(path, at_most), os.fspath(path))[1]
+
+
+def fingerprint(tree: Any) -> str:
+    """A short hash of the arrays of a pytree: equal arrays under equal names, equal fingerprint."""
+    names, leaves, _ = _names(tree)
+    return _digest({name: np.asarray(leaf) for name, leaf in zip(names, leaves, strict=True)}, {})[:16]
+
+
+def bytes_of(like: Any) -> int:
+    """What a pytree's arrays (or `jax.ShapeDtypeStruct`s) take."""
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(like))
+
+
+def pack(tree: Any, facts: Mapping[str, str] | None = None) -> bytes:
+    """What `save_arrays` writes."""
+    names, leaves, _ = _names(tree)
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in zip(names, leaves, strict=True)}
+    known = dict(facts or {})
+    return save(arrays, known | {_DIGEST: _digest(arrays, known)})
+
+
+def unpack(content: bytes, like: Tree, where: str) -> Tree:
+    """What `load_arrays` makes of a file's content; `where` names the file.
+
+    Raises:
+        DamagedError: the content is not what was written.
+        InputError: it holds other names, shapes or dtypes than `like`.
+    """
     names, leaves, structure = _names(like)
+    arrays, _ = _parse(content, where)
     if set(names) != set(arrays):
         odd = sorted(set(names) ^ set(arrays))[0]
         raise InputError(
-            f"{os.fspath(path)}: array {odd!r} is {'missing' if odd in names else 'unexpected'}; the file does not "
-            "belong to the configuration beside it"
+            f"{where}: array {odd!r:.200} is {'missing' if odd in names else 'unexpected'}; the file does not belong "
+            "to the configuration beside it"
         )
     for name, leaf in zip(names, leaves, strict=True):
         found = arrays[name]
         if found.shape != leaf.shape or found.dtype != leaf.dtype:
             raise InputError(
-                f"{os.fspath(path)}: array {name!r} is {found.dtype}{list(found.shape)}; expected "
-                f"{leaf.dtype}{list(leaf.shape)}"
+                f"{where}: array {name!r} is {found.dtype}{list(found.shape)}; expected {leaf.dtype}{list(leaf.shape)}"
             )
     return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+
+
+def _parse(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and facts of a file's content, its checksum verified where it has one."""
+    try:
+        arrays = load(content)
+        size = int.from_bytes(content[:8], "little")
+        facts = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DamagedError(f"{where}: not a readable safetensors file: {reason}") from error
+    digest = facts.pop(_DIGEST, None)
+    if digest is not None and digest != _digest(arrays, facts):
+        raise DamagedError(f"{where}: is damaged: its checksum is not that of its contents")
+    return arrays, facts
+
+
+def _digest(arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, and the facts."""
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

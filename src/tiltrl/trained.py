@@ -10,7 +10,7 @@ from tiltrl.progress import Reporter
 from tiltrl.runs import Stage
 from tiltrl.serialization import load_arrays, save_arrays
 from tiltrl.training.loop import Session
-from tiltrl.training.session import FolderSession
+from tiltrl.training.session import FolderSession, Saving
 
 Networks = TypeVar("Networks")
 
@@ -22,6 +22,7 @@ def trained(
     train: Callable[[Session], Networks],
     reporter: Reporter,
     check: Callable[[Networks], dict[str, Any]] | None = None,
+    saving: Saving | None = None,
 ) -> Networks:
     """The stage's networks.
 
@@ -32,6 +33,7 @@ def trained(
         train: makes them, resuming from and reporting to the session it is given.
         reporter: hears of progress.
         check: what there is to say of them once trained, kept with the stage.
+        saving: how training guards against its own end; as usual if not given.
 
     Raises:
         InputError: what is on disk is damaged, or cannot be written.
@@ -42,8 +44,11 @@ def trained(
         return load_arrays(path, like)
     reporter.start(stage.name, steps)
     began = time.monotonic()
-    with FolderSession(stage.folder, reporter.update) as session:
+    with FolderSession(stage.folder, reporter.update, reporter.say, saving) as session:
         networks = train(session)
     save_arrays(path, networks)
-    stage.finish({} if check is None else check(networks), began)
+    summary = {} if check is None else check(networks)
+    if session.rate_scale != 1.0:
+        summary |= {"learning_rate_multiplied_by": session.rate_scale}
+    stage.finish(summary, began)
     return networks

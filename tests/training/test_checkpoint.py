@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,24 +12,25 @@ import pytest
 
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.errors import InputError
+from tiltrl.serialization import save_arrays
 from tiltrl.training.checkpoint import Checkpoints
-from tiltrl.training.loop import Learner, cosine_adam, gradient_step, init_learner
-
-Open = Callable[[], Checkpoints]
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 
 @pytest.fixture
-def reopen(tmp_path: Path) -> Iterator[Open]:
+def heard() -> list[str]:
+    """What the checkpoints have said."""
+    return []
+
+
+@pytest.fixture
+def reopen(tmp_path: Path, heard: list[str]) -> Callable[[], Checkpoints]:
     """Opens the folder as a new process would."""
-    opened: list[Checkpoints] = []
+    return lambda: Checkpoints(tmp_path / "checkpoints", heard.append)
 
-    def open_it() -> Checkpoints:
-        opened.append(Checkpoints(tmp_path / "checkpoints"))
-        return opened[-1]
 
-    yield open_it
-    for checkpoints in opened:
-        checkpoints.close()
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 def learner(seed: int, width: int = 4) -> Learner:
@@ -40,7 +41,7 @@ def learner(seed: int, width: int = 4) -> Learner:
     return gradient_step(init_learner(energy, optimizer), jax.tree.map(jnp.ones_like, energy), optimizer, 0.9)
 
 
-def test_a_learner_comes_back_whole(reopen: Open) -> None:
+def test_a_learner_comes_back_whole(reopen: Callable[[], Checkpoints]) -> None:
     saved = learner(0)
     reopen().save(7, saved)
     restored, step = reopen().restore(learner(1))
@@ -50,34 +51,78 @@ def test_a_learner_comes_back_whole(reopen: Open) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_nothing_saved_gives_back_the_start(reopen: Open) -> None:
+def test_nothing_saved_gives_back_the_start(reopen: Callable[[], Checkpoints]) -> None:
     start = learner(0)
     assert reopen().restore(start) == (start, 0)
 
 
-def test_the_newest_of_the_last_two_is_restored(reopen: Open, tmp_path: Path) -> None:
+def test_the_newest_of_the_last_two_is_restored(reopen: Callable[[], Checkpoints], tmp_path: Path) -> None:
     checkpoints = reopen()
     for step in (1, 2, 3):
         checkpoints.save(step, {"x": jnp.array(float(step))})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    assert files(tmp_path) == ["step-0000000002.safetensors", "step-0000000003.safetensors"]
     state, step = reopen().restore({"x": jnp.array(0.0)})
     assert (float(state["x"]), step) == (3.0, 3)
 
 
-def test_a_step_is_saved_once(reopen: Open) -> None:
+def test_a_step_saved_again_replaces_what_was(reopen: Callable[[], Checkpoints]) -> None:
     checkpoints = reopen()
     checkpoints.save(1, {"x": jnp.array(1.0)})
     checkpoints.save(1, {"x": jnp.array(2.0)})
-    assert float(reopen().restore({"x": jnp.array(0.0)})[0]["x"]) == 1.0
+    assert float(reopen().restore({"x": jnp.array(0.0)})[0]["x"]) == 2.0
 
 
-def test_a_state_of_another_shape_is_refused(reopen: Open) -> None:
+def damage_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [damage_a_bit, cut_in_half, empty])
+def test_a_damaged_one_is_named_and_the_one_before_used(
+    reopen: Callable[[], Checkpoints], heard: list[str], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    for step in (1, 2):
+        reopen().save(step, {"x": jnp.array(float(step))})
+    damage(tmp_path / "checkpoints/step-0000000002.safetensors")
+    state, step = reopen().restore({"x": jnp.array(0.0)})
+    assert (float(state["x"]), step) == (1.0, 1)
+    assert len(heard) == 1 and "step-0000000002.safetensors" in heard[0] and "the one before" in heard[0]
+    # It stays to be looked at, and counts no more.
+    assert reopen().steps() == [1]
+    assert "damaged-step-0000000002.safetensors" in files(tmp_path)
+
+
+def test_one_of_another_format_is_refused(reopen: Callable[[], Checkpoints], tmp_path: Path) -> None:
+    save_arrays(tmp_path / "checkpoints/step-0000000005.safetensors", {"x": jnp.zeros(())}, {"format": "0"})
+    with pytest.raises(InputError, match="is a checkpoint of format '0'; this version goes on from format 1 only; del"):
+        reopen().restore({"x": jnp.zeros(())})
+
+
+def test_other_versions_of_jax_are_told_of(
+    reopen: Callable[[], Checkpoints], heard: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reopen().save(1, {"x": jnp.array(1.0)})
+    monkeypatch.setattr("tiltrl.training.checkpoint._versions", lambda: {"jax": "99.0"})
+    assert reopen().restore({"x": jnp.array(0.0)})[1] == 1
+    assert len(heard) == 1 and f"begun with jax {jax.__version__}" in heard[0]
+
+
+def test_a_state_of_another_shape_is_refused(reopen: Callable[[], Checkpoints]) -> None:
     reopen().save(1, learner(0))
-    with pytest.raises(InputError, match="checkpoints: the checkpoint at step 1 cannot be continued: .*delete"):
+    with pytest.raises(InputError, match="the checkpoint cannot be continued: delete .*checkpoints to start"):
         reopen().restore(learner(0, width=8))
 
 
-def test_a_state_of_another_structure_is_refused(reopen: Open) -> None:
+def test_a_state_of_another_structure_is_refused(reopen: Callable[[], Checkpoints]) -> None:
     reopen().save(1, {"x": jnp.zeros(2)})
     with pytest.raises(InputError, match="cannot be continued"):
         reopen().restore({"y": jnp.zeros(2)})

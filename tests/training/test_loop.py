@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tiltrl.training.loop import Learner, cosine_adam, fit, gradient_step, init_learner
+from tiltrl.training.loop import Diverged, Progress, fit
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 STEPS = 30
 X = jnp.linspace(-1.0, 1.0, 16)
@@ -22,13 +23,17 @@ class Kept:
     def __init__(self, state: Any = None, step: int = 0):
         self.state, self.step, self.heard = state, step, []
 
-    def restore(self, state: Any) -> tuple[Any, int]:
-        return (state, 0) if self.state is None else (jax.tree.map(jnp.copy, self.state), self.step)
+    def restore(self, progress: Progress) -> tuple[Progress, int]:
+        return (progress, 0) if self.state is None else (jax.tree.map(jnp.copy, self.state), self.step)
 
-    def record(self, step: int, steps: int, metrics: dict[str, Any], state: Any) -> None:
-        # A copy: the loop donates its buffers to the next chunk.
-        self.state, self.step = jax.tree.map(jnp.copy, state), step
-        self.heard.append((step, steps, metrics["loss"].shape))
+    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, progress: Progress) -> None:
+        # A copy: the loop donates its buffers to the next steps.
+        self.state, self.step = jax.tree.map(jnp.copy, progress), step
+        if metrics is not None:
+            self.heard.append((step, steps, metrics["loss"].shape))
+
+    def diverged(self, failure: Diverged) -> tuple[Progress, int]:
+        raise failure
 
 
 def train(keys: jax.Array, session: Kept | None = None, steps: int = STEPS, decay: float = 0.9) -> Learner:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,49 @@ import numpy as np
 import pytest
 
 from tiltrl.errors import InputError
+from tiltrl.serialization import fingerprint, load_arrays
+from tiltrl.training.checkpoint import Checkpoints
 from tiltrl.training.loop import fit
-from tiltrl.training.session import FolderSession, OnProgress
+from tiltrl.training.optimizer import cosine_adam
+from tiltrl.training.session import FolderSession, OnProgress, Saving
 
 STEPS, CHUNK = 40, 10
 State = dict[str, jax.Array]
 
 
-def train(folder: Path, on_progress: OnProgress = lambda *_: None, save_every: float = 60.0, bad_at: int = 0) -> State:
+def train(
+    folder: Path,
+    on_progress: OnProgress = lambda *_: None,
+    saving: Saving | None = None,
+    bad_at: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+    learning_rate: float = 0.0,
+) -> State:
     """A random walk of two members, in the folder; the metric turns NaN at step `bad_at`."""
+    optimizer = cosine_adam(learning_rate, STEPS, cosine=False)
+
+    def draw(_: None, __: None, key: jax.Array) -> jax.Array:
+        return jax.random.normal(key)
 
     def update(state: State, _: None, __: None, key: jax.Array) -> tuple[State, State]:
-        count, place = state["count"] + 1.0, state["place"] + jax.random.normal(key)
-        return {"count": count, "place": place}, {"walk": jnp.where(count == bad_at, jnp.nan, place)}
+        count, place = state["count"] + 1.0, state["place"] + draw(None, None, key)
+        # At too high a rate, the step is taken no further.
+        move, opt_state = optimizer.update(jnp.ones(()), state["opt_state"])
+        bad = (count == bad_at) & ((learning_rate == 0.0) | (jnp.abs(move) > 0.3 * learning_rate))
+        walk = jnp.where(bad, jnp.nan, place)
+        return {"count": count, "place": place, "opt_state": opt_state}, {"walk": walk}
 
     keys = jax.random.split(jax.random.key(0), 2)
-    with FolderSession(folder, on_progress, save_every) as session:
+    state = {"count": jnp.zeros(2), "place": jnp.zeros(2), "opt_state": jax.vmap(optimizer.init)(jnp.zeros(2))}
+    with FolderSession(folder, on_progress, say, saving) as session:
         return fit(
             update,
-            {"count": jnp.zeros(2), "place": jnp.zeros(2)},
+            state,
             member_data=None,
             shared_data=None,
             keys=keys,
             steps=STEPS,
+            draw=draw,
             chunk=CHUNK,
             session=session,
         )
@@ -55,7 +76,7 @@ def signal_at(step: int, signum: int, times: int = 1) -> OnProgress:
 
 
 def saved(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+    return Checkpoints(folder / "checkpoints", print).steps()
 
 
 def logged(folder: Path) -> list[int]:
@@ -69,7 +90,7 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on(tmp_path: Path, signum: in
     assert saved(tmp_path / "stopped") == [20]
     heard: list[int] = []
     resumed = train(tmp_path / "stopped", lambda done, *_: heard.append(done))
-    assert heard == [30, 40]
+    assert heard[0] > 20 and heard[-1] == STEPS
     assert logged(tmp_path / "stopped") == [10, 20, 30, 40]
     np.testing.assert_array_equal(resumed["place"], train(tmp_path / "whole")["place"])
 
@@ -101,11 +122,50 @@ def test_a_thread_trains_without_catching_signals(tmp_path: Path) -> None:
 def test_it_saves_by_the_clock_and_at_the_end(tmp_path: Path) -> None:
     train(tmp_path / "rarely")
     assert saved(tmp_path / "rarely") == [STEPS]
-    train(tmp_path / "always", save_every=0.0)
-    assert saved(tmp_path / "always") == [30, 40]
+    train(tmp_path / "always", saving=Saving(every=0.0))
+    assert len(saved(tmp_path / "always")) == 2
 
 
-def test_divergence_is_named_and_the_last_good_state_kept(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"walk = \[nan, nan\] near step 30: training diverged"):
-        train(tmp_path, save_every=0.0, bad_at=25)
-    assert saved(tmp_path) == [10, 20]
+@pytest.mark.parametrize("at", [13, 20, 37])
+def test_a_kill_anywhere_changes_no_bit(tmp_path: Path, at: int) -> None:
+    def die(step: int, steps: int, metrics: dict[str, Any]) -> None:
+        if step >= at:
+            raise SystemExit  # as sudden as a test can be: nothing is saved on the way out
+
+    with pytest.raises(SystemExit):
+        train(tmp_path / "killed", die, saving=Saving(every=0.0))
+    resumed, whole = train(tmp_path / "killed"), train(tmp_path / "whole")
+    np.testing.assert_array_equal(resumed["place"], whole["place"])
+    assert (tmp_path / "killed/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+
+
+def test_divergence_is_named_to_the_step_and_its_batch_kept(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"walk = \[nan, nan\] at step 25: training diverged; .*--recover"):
+        train(tmp_path, saving=Saving(every=0.0), bad_at=25)
+    assert 10 <= saved(tmp_path)[-1] < 25
+    facts = json.loads((tmp_path / "diverged/diverged.json").read_text())
+    assert (facts["step"], facts["what"], facts["values"]) == (25, "walk", ["nan", "nan"])
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(jax.random.split(jax.random.key(0), 2), 24)
+    batch = load_arrays(tmp_path / "diverged/batch.safetensors", jnp.zeros(2))
+    np.testing.assert_array_equal(batch, jax.vmap(jax.random.normal)(keys))
+    assert facts["batch_fingerprint"] == fingerprint(batch)
+    # The good steps 21 to 24 stay, and say what they were.
+    assert logged(tmp_path) == [10, 20, 24]
+    assert len(facts["last_good_steps"]["walk"]) == 4
+
+
+def test_a_divergence_is_taken_back_with_half_the_learning_rate(tmp_path: Path) -> None:
+    heard: list[str] = []
+    train(tmp_path, saving=Saving(every=0.0, recover=3), bad_at=25, say=heard.append, learning_rate=1.0)
+    assert [line.rpartition(" with ")[2] for line in heard] == [
+        "0.5 times the learning rate",
+        "0.25 times the learning rate",
+    ]
+    assert logged(tmp_path) == [10, 20, 30, 40]
+
+
+def test_a_divergence_is_taken_back_so_often_and_no_more(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at step 3: training diverged"):
+        train(tmp_path, saving=Saving(recover=1), bad_at=3, learning_rate=1.0)
+    # The first checkpoint, made for this: the very beginning, now at half the rate.
+    assert saved(tmp_path) == [0]

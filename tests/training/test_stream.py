@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tiltrl.training import stream as module
-from tiltrl.training.loop import cosine_adam, fit, gradient_step, init_learner
+from tiltrl.training.loop import fit
+from tiltrl.training.optimizer import cosine_adam, gradient_step, init_learner
 from tiltrl.training.stream import Stream, example, on_device, pools
 
 ROWS = 103

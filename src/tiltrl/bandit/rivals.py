@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.bandit.datasets import Points
-from tiltrl.training.loop import Learner, Metrics, Session, State, Update, cosine_adam, fit, gradient_step, init_learner
+from tiltrl.training.loop import Metrics, Session, State, Update, fit
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 EnergyFunction = Callable[[Float[Array, "2"]], Float[Array, ""]]
 """Energy of one point, in nats: the density is proportional to `exp(-energy)`."""

@@ -13,16 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import (
-    Learner,
-    Metrics,
-    Session,
-    Update,
-    cosine_adam,
-    fit,
-    gradient_step,
-    init_learner,
-)
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 
 @dataclass(frozen=True)
@@ -74,9 +66,13 @@ def alignment_loss(
     return loss, info
 
 
+Given = tuple[Energy, Float[Array, "states obs"], Float[Array, "states k act"], Float[Array, "states k"]]
+"""Of one member: mu, observations, candidates, their values."""
+
+
 @lru_cache(maxsize=8)
-def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Learner]]:
-    """The optimizer and one step of training: the same functions for an equal configuration, so it compiles once."""
+def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Learner], Draw]:
+    """Optimizer, step and its batch: the same functions for an equal configuration, so that it compiles once."""
     optimizer = cosine_adam(
         config.learning_rate,
         config.steps,
@@ -86,28 +82,30 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Lea
         second_moment=config.second_moment,
     )
 
-    def update(
-        learners: Learner, data: tuple[Energy, Array, Array, Array], betas: Array, key: PRNGKeyArray
-    ) -> tuple[Learner, Metrics]:
-        behavior, obs, candidates, q = data
-        index_key, time_key, noise_key = jax.random.split(key, 3)
-        index = jax.random.randint(index_key, (config.batch,), 0, obs.shape[0])
+    def draw(given: Given, _: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        obs, candidates, q = given[1:]
+        index = jax.random.randint(jax.random.split(key, 3)[0], (config.batch,), 0, obs.shape[0])
+        return obs[index], candidates[index], q[index]
+
+    def update(learners: Learner, given: Given, betas: Array, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+        behavior = given[0]
+        obs, chosen, q = draw(given, betas, key)
+        _, time_key, noise_key = jax.random.split(key, 3)
         # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
         t = random_times(time_key, config.batch, config.times)
-        chosen = candidates[index]
         noisy = diffuse(
             chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2])
         )
 
         def one(learner: Learner, beta: Array) -> tuple[Learner, Metrics]:
             gradient, info = jax.grad(alignment_loss, has_aux=True)(
-                learner.params, behavior, noisy, obs[index], t, q[index], beta, config.objective
+                learner.params, behavior, noisy, obs, t, q, beta, config.objective
             )
             return gradient_step(learner, gradient, optimizer, config.average), info
 
         return jax.vmap(one)(learners, betas)
 
-    return optimizer, update
+    return optimizer, update, draw
 
 
 def train_policy(
@@ -135,7 +133,7 @@ def train_policy(
     Returns:
         pi, with leading axes `members, betas`.
     """
-    optimizer, update = _step(config)
+    optimizer, update, draw = _step(config)
 
     def init(behavior: Energy) -> Learner:
         return jax.vmap(lambda _: init_learner(jax.tree.map(jnp.copy, behavior), optimizer))(betas)
@@ -147,6 +145,7 @@ def train_policy(
         shared_data=betas,
         keys=keys,
         steps=config.steps,
+        draw=draw,
         session=session,
     )
     return learner.average

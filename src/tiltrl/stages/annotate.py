@@ -15,6 +15,7 @@ from tiltrl.config_io import check_ranges
 from tiltrl.diffusion.energy import Energy, data_prediction
 from tiltrl.diffusion.samplers import Grid, Solver, sample
 from tiltrl.errors import InputError
+from tiltrl.training.parts import Rows
 from tiltrl.types import Candidates, Scaling
 
 Score = Callable[[Float[np.ndarray, "batch obs"], Float[np.ndarray, "batch act"]], Float[np.ndarray, " batch"]]
@@ -79,9 +80,12 @@ def sample_candidates(
     key: PRNGKeyArray,
     *,
     batch: int = 512,
+    kept: Rows | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "states k act"]:
     """K independent actions of one behavior model for each normalized state, in the unit box.
+
+    With `kept`, an interrupted call is continued, to the same bits.
 
     Raises:
         InputError: k < 2, where nothing could be compared.
@@ -90,12 +94,16 @@ def sample_candidates(
         raise InputError(f"k = {k}; at least 2 candidates a state are needed to compare")
 
     out = np.empty((len(obs), k, energy.act_dim), np.float32)
+    before = out[:0] if kept is None else kept.restore((k, energy.act_dim))
+    out[: len(before)] = before
     # The last batch wraps around, so that every call has one shape and compiles once.
-    for start in range(0, len(obs), batch):
+    for start in range(len(before), len(obs), batch):
         index = np.arange(start, start + batch) % len(obs)
         actions = np.asarray(_draw(energy, obs[index], jax.random.fold_in(key, start), k, config)).reshape(batch, k, -1)
         stop = min(start + batch, len(obs))
         out[start:stop] = actions[: stop - start]
+        if kept is not None:
+            kept.add(out[start:stop])
         if on_progress is not None:
             on_progress(stop, len(obs))
     return out
@@ -149,6 +157,7 @@ def make_candidates(
     config: AnnotateConfig,
     sampler: SamplerConfig,
     key: PRNGKeyArray,
+    kept: Rows | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Candidates:
     """K actions of one behavior model at each of the given states, with their values in units of beta.
@@ -162,12 +171,14 @@ def make_candidates(
         config: K, and the units of the values.
         sampler: how the actions are drawn.
         key: of the noise.
+        kept: where actions are kept as they are drawn.
         on_progress: called with (states done, states in all).
 
     Raises:
         InputError: K < 2, or the score is not finite.
     """
-    unit = sample_candidates(energy, scaling.normalize_obs(obs), config.k, sampler, key, on_progress=on_progress)
+    normalized = scaling.normalize_obs(obs)
+    unit = sample_candidates(energy, normalized, config.k, sampler, key, kept=kept, on_progress=on_progress)
     action = scaling.to_env(unit)
     return Candidates(obs, action, scaled_values(annotate(score, obs, action), config, trust))
 

@@ -13,16 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import (
-    Learner,
-    Metrics,
-    Session,
-    Update,
-    cosine_adam,
-    fit,
-    gradient_step,
-    init_learner,
-)
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 from tiltrl.training.stream import Stream, example
 
 
@@ -69,8 +61,8 @@ def denoising_loss(
 
 
 @lru_cache(maxsize=8)
-def _step(config: BehaviorConfig) -> tuple[optax.GradientTransformation, Update[Learner]]:
-    """The optimizer and one step of training: the same functions for an equal configuration, so it compiles once."""
+def _step(config: BehaviorConfig) -> tuple[optax.GradientTransformation, Update[Learner], Draw]:
+    """Optimizer, step and its batch: the same functions for an equal configuration, so that it compiles once."""
     optimizer = cosine_adam(
         config.learning_rate,
         config.steps,
@@ -80,20 +72,19 @@ def _step(config: BehaviorConfig) -> tuple[optax.GradientTransformation, Update[
         second_moment=config.second_moment,
     )
 
+    def draw(_: None, data: Pairs, key: PRNGKeyArray) -> Pairs:
+        index = jax.random.randint(jax.random.split(key)[0], (config.batch,), 0, data[0].shape[0])
+        return data[0][index], data[1][index]
+
     def update(learner: Learner, _: None, data: Pairs, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
-        index_key, loss_key = jax.random.split(key)
-        index = jax.random.randint(index_key, (config.batch,), 0, data[0].shape[0])
+        obs, action = draw(None, data, key)
+        loss_key = jax.random.split(key)[1]
         loss, gradient = jax.value_and_grad(denoising_loss)(
-            learner.params,
-            data[0][index],
-            data[1][index],
-            loss_key,
-            times=config.times,
-            dropout=config.network.dropout > 0,
+            learner.params, obs, action, loss_key, times=config.times, dropout=config.network.dropout > 0
         )
         return gradient_step(learner, gradient, optimizer, config.average), {"denoising_loss": loss}
 
-    return optimizer, update
+    return optimizer, update, draw
 
 
 def train_behavior(
@@ -104,7 +95,7 @@ def train_behavior(
 ) -> Energy:
     """Fit one model a key on normalized pairs; its leaves gain a leading `members` axis."""
     obs, action = example(data)
-    optimizer, update = _step(config)
+    optimizer, update, draw = _step(config)
 
     def init(key: PRNGKeyArray) -> Learner:
         return init_learner(Energy(obs.shape[1], action.shape[1], config.network, key=key), optimizer)
@@ -117,6 +108,7 @@ def train_behavior(
         shared_data=data,
         keys=train_keys,
         steps=config.steps,
+        draw=draw,
         session=session,
     )
     return learner.average

@@ -1,89 +1,95 @@
-"""Training state on disk through Orbax: parameters, averages, optimizer. Nothing here is meant to be handed on."""
+"""Training state on disk: parameters, averages, optimizer. Nothing here is meant to be handed on."""
 
 from __future__ import annotations
 
-import logging
+import importlib.metadata
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
 
 from tiltrl.errors import InputError
+from tiltrl.serialization import DamagedError, load_arrays, load_facts, save_arrays
 
 State = TypeVar("State")
 
-# Orbax speaks of every file it touches; a user wants to hear of the ones that fail, and those raise.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-# Of many writes that fail together, as on a full disk, one raises; asyncio would print the others' tracebacks.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+FORMAT = "1"
+"""Version of a checkpoint's contents; one of another version is refused."""
+KEPT = 2
+"""Should the last one be damaged, there is the one before."""
+_PATTERN = "step-*.safetensors"
 
 
 class Checkpoints:
-    """The last two saved states of one stage, each with the step it was saved at."""
+    """The last two saved states of one stage, a file each, named by the step they were saved at."""
 
-    def __init__(self, folder: os.PathLike[str] | str):
+    def __init__(self, folder: os.PathLike[str] | str, say: Callable[[str], None]):
+        """Keep checkpoints in a folder.
+
+        Args:
+            folder: made with the first one.
+            say: hears of what is odd about those that are found.
+        """
         self.folder = Path(folder)
-        self._manager: ocp.CheckpointManager | None = None
+        self._say = say
 
-    def _open(self) -> ocp.CheckpointManager:
-        if self._manager is None:
-            # Synchronous: a state here is small, and the loop donates its buffers to the next chunk.
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-            self._manager = ocp.CheckpointManager(
-                self.folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
-            )
-        return self._manager
+    def steps(self) -> list[int]:
+        """The steps that something was saved at, ascending."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob(_PATTERN))
 
     def restore(self, state: State) -> tuple[State, int]:
-        """The newest saved state and its step; the given state and 0 when nothing was saved.
+        """The newest saved state that is not damaged and its step; the given state and 0 where there is none.
+
+        A damaged one is named and put aside.
 
         Raises:
-            InputError: the saved state does not have the shape of the given one.
+            InputError: the saved state is of another version, or does not have the shape of the given one.
         """
-        if not self.folder.is_dir() or (step := self._open().latest_step()) is None:
-            return state, 0
-        # Compared first, because Orbax reads all arrays at once and leaves some half-read when one does not fit.
-        saved, wanted = _shapes(self._open().item_metadata(step).tree), _shapes(state)
-        if saved != wanted:
-            odd = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))[0]
-            raise InputError(
-                f"{self.folder}: the checkpoint at step {step} cannot be continued: {odd} has shape {saved.get(odd)}, "
-                f"not {wanted.get(odd)}; delete the folder to start this stage again"
-            )
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        try:
-            restored: Any = self._open().restore(step, args=ocp.args.StandardRestore(like))
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{self.folder}: the checkpoint at step {step} cannot be continued ({reason}); delete the folder to "
-                "start this stage again"
-            ) from error
-        return restored, step
+        for step in reversed(self.steps()):
+            path = self._path(step)
+            try:
+                return self._load(path, state), step
+            except DamagedError as error:
+                os.replace(path, path.with_name(f"damaged-{path.name}"))
+                self._say(f"WARNING: {error}; going on from the one before it")
+        return state, 0
 
-    def save(self, step: int, state: object) -> None:
-        """Save the state (a container of arrays) under its step; the oldest of three is deleted.
+    def _load(self, path: Path, state: State) -> State:
+        again = f"delete {self.folder} to start this stage again"
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        facts = load_facts(path, at_most=max(2 * size, 1 << 30))
+        if facts.get("format") != FORMAT:
+            raise InputError(
+                f"{path}: is a checkpoint of format {facts.get('format')!r}; this version goes on from format {FORMAT} "
+                f"only; {again}"
+            )
+        try:
+            restored = load_arrays(path, state)
+        except DamagedError:
+            raise
+        except InputError as error:
+            raise InputError(f"{error}; the checkpoint cannot be continued: {again}") from error
+        if changed := [name for name, version in _versions().items() if facts.get(name) != version]:
+            before = ", ".join(f"{name} {facts.get(name)}" for name in changed)
+            self._say(f"{path.parent.parent.name}: begun with {before}: equal to a run by one version up to rounding")
+        return restored
+
+    def save(self, step: int, state: Any) -> None:
+        """Save the state (a pytree of arrays) under its step; the oldest of three is deleted.
 
         Raises:
             InputError: the operating system refuses (disk full, no permission).
         """
-        try:
-            if step not in self._open().all_steps():
-                self._open().save(step, args=ocp.args.StandardSave(state))
-        except (OSError, ValueError) as error:
-            # Orbax passes on what its storage library says of a full disk as a ValueError of many lines.
-            raise InputError(f"{self.folder}: cannot be written: {str(error).splitlines()[0]}") from error
+        save_arrays(self._path(step), state, {"format": FORMAT, "step": str(step)} | _versions())
+        for old in self.steps()[:-KEPT]:
+            self._path(old).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Release Orbax's threads and files."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:010d}.safetensors"
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each leaf, by its dotted name."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+def _versions() -> dict[str, str]:
+    """Of what decides the last bit of a training step."""
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}

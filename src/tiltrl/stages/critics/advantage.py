@@ -11,6 +11,7 @@ to such states loses: that is what keeps a tilted policy near states the data kn
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -20,7 +21,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tiltrl.stages.critics.networks import Critic, CriticShape, apply_ensemble, init_critic, join
-from tiltrl.training.loop import Session, cosine_adam, fit, optimizer_step, polyak
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.optimizer import cosine_adam, optimizer_step, polyak
 from tiltrl.training.stream import Stream, example
 
 
@@ -132,6 +134,27 @@ def advantage_losses(
     return v_loss + a_loss, info
 
 
+@lru_cache(maxsize=8)
+def _step(config: AdvantageConfig) -> tuple[optax.GradientTransformation, Update[AdvantageState], Draw]:
+    """Optimizer, step and its batch: the same functions for an equal configuration, so that it compiles once."""
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+
+    def draw(_: None, data: Steps, key: PRNGKeyArray) -> Steps:
+        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
+        return Steps(*(array[index] for array in data))
+
+    def update(state: AdvantageState, _: None, data: Steps, key: PRNGKeyArray) -> tuple[AdvantageState, Metrics]:
+        batch = draw(None, data, key)
+        gradient, info = jax.grad(advantage_losses, has_aux=True)(
+            state.critic, state.target, batch, state.bag[batch.episode], config
+        )
+        critic, opt_state = optimizer_step(optimizer, gradient, state.opt_state, state.critic)
+        target = polyak(critic, state.target, config.polyak)
+        return AdvantageState(critic, target, state.bag, opt_state), info
+
+    return optimizer, update, draw
+
+
 def train_advantage(
     data: Steps | Stream[Steps],
     episodes: int,
@@ -148,7 +171,7 @@ def train_advantage(
         keys: one key a member.
         session: where to resume from and report to.
     """
-    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+    optimizer, update, draw = _step(config)
     like = example(data)
 
     def init(key: PRNGKeyArray) -> AdvantageState:
@@ -159,18 +182,6 @@ def train_advantage(
         bag = jnp.where(jnp.sum(bag, axis=0) > 0, bag, config.bag)
         return AdvantageState(critic, jax.tree.map(jnp.copy, critic), bag, optimizer.init(cast(Any, critic)))
 
-    def update(
-        state: AdvantageState, _: None, data: Steps, key: PRNGKeyArray
-    ) -> tuple[AdvantageState, dict[str, Array]]:
-        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
-        batch = Steps(*(array[index] for array in data))
-        gradient, info = jax.grad(advantage_losses, has_aux=True)(
-            state.critic, state.target, batch, state.bag[batch.episode], config
-        )
-        critic, opt_state = optimizer_step(optimizer, gradient, state.opt_state, state.critic)
-        target = polyak(critic, state.target, config.polyak)
-        return AdvantageState(critic, target, state.bag, opt_state), info
-
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     state = fit(
         update,
@@ -179,6 +190,7 @@ def train_advantage(
         shared_data=data,
         keys=train_keys,
         steps=config.steps,
+        draw=draw,
         session=session,
     )
     return state.target

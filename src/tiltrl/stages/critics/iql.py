@@ -7,6 +7,7 @@ data is ever asked about.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,7 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
-from tiltrl.training.loop import Session, cosine_adam, fit, optimizer_step, polyak
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.optimizer import cosine_adam, optimizer_step, polyak
 from tiltrl.training.stream import Stream, example
 
 
@@ -89,23 +91,34 @@ def iql_step(
     return IQLState(q, v, polyak(q, state.target, config.polyak), opt_state), info
 
 
+@lru_cache(maxsize=8)
+def _step(config: IQLConfig) -> tuple[optax.GradientTransformation, Update[IQLState], Draw]:
+    """Optimizer, step and its batch: the same functions for an equal configuration, so that it compiles once."""
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+
+    def draw(_: None, data: Batch, key: PRNGKeyArray) -> Batch:
+        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
+        return Batch(*(array[index] for array in data))
+
+    def update(state: IQLState, _: None, data: Batch, key: PRNGKeyArray) -> tuple[IQLState, Metrics]:
+        return iql_step(state, draw(None, data, key), config, optimizer)
+
+    return optimizer, update, draw
+
+
 def train_iql(
     data: Batch | Stream[Batch], config: IQLConfig, keys: PRNGKeyArray, session: Session | None = None
 ) -> Critic:
     """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training transition."""
     like = example(data)
     obs_dim, act_dim = like.obs.shape[1], like.action.shape[1]
-    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+    optimizer, update, draw = _step(config)
 
     def init(key: PRNGKeyArray) -> IQLState:
         critic = init_critic(obs_dim, act_dim, config.shape, key=key)
         return IQLState(
             critic.q, critic.v, jax.tree.map(jnp.copy, critic.q), optimizer.init(cast(Any, (critic.q, critic.v)))
         )
-
-    def update(state: IQLState, _: None, data: Batch, key: PRNGKeyArray) -> tuple[IQLState, dict[str, Array]]:
-        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
-        return iql_step(state, Batch(*(array[index] for array in data)), config, optimizer)
 
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     state = fit(
@@ -115,6 +128,7 @@ def train_iql(
         shared_data=data,
         keys=train_keys,
         steps=config.steps,
+        draw=draw,
         session=session,
     )
     return Critic(q=state.target, v=state.v, dueling=False)

@@ -1,0 +1,99 @@
+"""Rows of a long computation, kept on disk as they come: what was interrupted goes on after the last kept row."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from tiltrl.serialization import DamagedError, load_arrays, save_arrays
+
+
+class Rows(Protocol):
+    """Where rows are kept."""
+
+    def restore(self, shape: tuple[int, ...]) -> Float[np.ndarray, "done ..."]:
+        """The rows that are there, each of the given shape, from the first one on."""
+        ...
+
+    def add(self, rows: Float[np.ndarray, "rows ..."]) -> None:
+        """Keep the rows that come next."""
+        ...
+
+
+class RowParts:
+    """Rows in files of their own, each holding what was computed between two ticks of the clock.
+
+    Use as a context manager: what is not yet on disk is written at the end, an interrupt included.
+    """
+
+    def __init__(self, folder: os.PathLike[str] | str, say: Callable[[str], None], every: float = 60.0):
+        """Keep rows in a folder.
+
+        Args:
+            folder: made with the first file. It belongs to one computation: nothing in the files tells which.
+            say: hears of a file that is damaged.
+            every: seconds between files.
+        """
+        self.folder = Path(folder)
+        self._say = say
+        self._every = every
+        self._saved_at = time.monotonic()
+        self._done = 0
+        self._unsaved: list[np.ndarray] = []
+
+    def __enter__(self) -> RowParts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error the same disk would only refuse again.
+        if error is None or isinstance(error, KeyboardInterrupt):
+            self._save()
+
+    def restore(self, shape: tuple[int, ...]) -> Float[np.ndarray, "done ..."]:
+        """The rows that are there, each of the given shape, up to the first file that is missing or damaged.
+
+        Raises:
+            InputError: a file holds rows of another shape.
+        """
+        found = [np.empty((0, *shape), np.float32)]
+        for path in sorted(self.folder.glob("rows-*.safetensors")):
+            start, stop = map(int, path.stem.split("-")[1:])
+            if start != self._done:
+                break
+            try:
+                like: Any = jax.ShapeDtypeStruct((stop - start, *shape), np.float32)
+                found.append(np.asarray(load_arrays(path, like)))
+            except DamagedError as error:
+                self._say(f"WARNING: {error}; its rows are computed again")
+                break
+            self._done = stop
+        self._saved_at = time.monotonic()
+        return np.concatenate(found)
+
+    def add(self, rows: Float[np.ndarray, "rows ..."]) -> None:
+        """Keep the rows that come next; writes them when it is time.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        self._unsaved.append(rows)
+        if time.monotonic() - self._saved_at > self._every:
+            self._save()
+
+    def _save(self) -> None:
+        if not self._unsaved:
+            return
+        rows = np.concatenate(self._unsaved)
+        stop = self._done + len(rows)
+        save_arrays(self.folder / f"rows-{self._done:010d}-{stop:010d}.safetensors", rows)
+        self._done, self._unsaved, self._saved_at = stop, [], time.monotonic()

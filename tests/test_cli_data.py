@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tiltrl.cli
+import tiltrl.main
 from tiltrl.data import load
 
 FACTS = ("data set", "environment", "episodes", "observations", "actions", "rewards", "score", "fingerprint")
@@ -28,12 +29,7 @@ def data(tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["tiltrl", "data", *arguments])
-        status = 0
-        try:
-            tiltrl.cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
+        return tiltrl.main.answer(tiltrl.cli.main), *capsys.readouterr()
 
     return call
 
@@ -154,7 +150,7 @@ def test_dict_observations_without_their_environment_are_written_flat_and_said_s
     assert data(*MAZE, "--out", "a")[0] == 0
 
     def refuse(*_):
-        raise tiltrl.cli.InputError("not installed")
+        raise tiltrl.InputError("not installed")
 
     monkeypatch.setattr("tiltrl.cli_data.make", refuse)
     status, printed, _ = data("convert", "a", "--out", "b")

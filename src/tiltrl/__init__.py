@@ -3,12 +3,16 @@
 A diffusion model of the logged behavior is fine-tuned to agree with values of actions: `pi ∝ mu exp(Q / beta)`.
 """
 
-from tiltrl.api import align, evaluate, fit_behavior, fit_critic
-from tiltrl.data import from_arrays, load
-from tiltrl.errors import InputError
-from tiltrl.policy import Policy, load_policy, log_ratio
-from tiltrl.presets import FAST, PAPER
-from tiltrl.types import Candidates, Task, Transitions
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tiltrl.api import align, evaluate, fit_behavior, fit_critic
+    from tiltrl.data import from_arrays, load
+    from tiltrl.errors import InputError
+    from tiltrl.policy import Policy, load_policy, log_ratio
+    from tiltrl.presets import FAST, PAPER
+    from tiltrl.types import Candidates, Task, Transitions
 
 __all__ = [
     "FAST",
@@ -27,3 +31,30 @@ __all__ = [
     "load_policy",
     "log_ratio",
 ]
+
+# Where each name lives. They are imported when they are first asked for: JAX takes a second to import, and whoever
+# loads data only, or the command line until it has taken care of signals, can do without.
+_HOMES = {
+    name: f"tiltrl.{module}"
+    for module, names in {
+        "api": ("align", "evaluate", "fit_behavior", "fit_critic"),
+        "data": ("from_arrays", "load"),
+        "errors": ("InputError",),
+        "policy": ("Policy", "load_policy", "log_ratio"),
+        "presets": ("FAST", "PAPER"),
+        "types": ("Candidates", "Task", "Transitions"),
+    }.items()
+    for name in names
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tiltrl.api import evaluate as evaluate_policy
-from tiltrl.bandit.compare import run_comparison
-from tiltrl.bandit.experiment import BanditOptions, run_bandits
+from tiltrl.bandit.options import BanditOptions
 from tiltrl.cli_data import data
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
@@ -132,6 +131,10 @@ def bandit(options: Annotated[BanditOptions, tyro.conf.arg(name="")]) -> None:
 
     Example: tiltrl bandit --dataset 8gaussians moons --beta 0.5
     """
+    # Imported here, because pictures and distances are slow to import and no other command needs them.
+    from tiltrl.bandit.compare import run_comparison
+    from tiltrl.bandit.experiment import run_bandits
+
     if options.compare:
         with LiveProgress(console) as progress:
             compared = run_comparison(options, progress)

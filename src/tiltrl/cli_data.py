@@ -18,7 +18,6 @@ from rich.text import Text
 from tiltrl.collect.cli import collect
 from tiltrl.data import load, load_each
 from tiltrl.data.describe import Spread, Summary, describe, warnings
-from tiltrl.data.figure import draw
 from tiltrl.data.shards import write_shards
 from tiltrl.data.transforms import join
 from tiltrl.data.write import is_minari_id, write_d4rl, write_minari, write_npz
@@ -54,6 +53,8 @@ def info(options: Annotated[InfoOptions, tyro.conf.arg(name="")]) -> None:
     with console.status(Text(f"reading {options.dataset}")):
         data = load(options.dataset)
         summary, found = describe(data), warnings(data)
+    from tiltrl.data.figure import draw  # here, because it is slow to import and no other command draws data
+
     _print(summary, found)
     folder = options.out or Path("runs") / "data" / (slug(options.dataset) or "data")
     draw(data, folder / "info.png")

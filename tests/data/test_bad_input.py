@@ -45,6 +45,7 @@ from synthetic import box, episode
 
 import tiltrl
 import tiltrl.cli
+import tiltrl.main
 from tiltrl.errors import InputError
 
 # --- The cases: what is wrong, who writes it, how it is asked for, what is said ---------------------------------------
@@ -254,9 +255,7 @@ def test_commands_refuse_it_likewise(
     build(folder)
     before = files(folder)
     monkeypatch.setattr("sys.argv", ["tiltrl", "data", command[0], spec, *command[1:]])
-    with pytest.raises(SystemExit) as end:
-        tiltrl.cli.main()
-    assert end.value.code == 2
+    assert tiltrl.main.answer(tiltrl.cli.main) == 2
     error = capsys.readouterr().err
     assert error.startswith("tiltrl: error: ") and error.count("\n") == 1
     assert files(folder) == before

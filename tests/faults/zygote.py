@@ -30,7 +30,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Imported where they are used, which in a child would cost its start-up again.
-LATE = ("gymnasium", "matplotlib.pyplot", "mujoco", "rich.progress", "scipy.stats", "sklearn.datasets")
+LATE = (
+    "diffrax",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.patheffects",
+    "mujoco",
+    "scipy.stats",
+    "sklearn.datasets",
+)
 PR_SET_PDEATHSIG = 1
 
 

@@ -12,8 +12,9 @@ from jaxtyping import Float, PRNGKeyArray
 
 from tiltrl.bandit import figure, measure
 from tiltrl.bandit.datasets import Points, bandit_set
-from tiltrl.bandit.experiment import REPEATS, Bandit, BanditOptions, open_folder
+from tiltrl.bandit.experiment import REPEATS, Bandit, open_folder
 from tiltrl.bandit.model import draw
+from tiltrl.bandit.options import BanditOptions
 from tiltrl.bandit.rivals import EBMConfig, VAEConfig, fit_ebm, fit_gaussian, fit_vae
 from tiltrl.files import write_json
 from tiltrl.policy import versions

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.datasets import make_moons, make_swiss_roll
 
 from tiltrl.errors import InputError
 
@@ -60,6 +59,8 @@ def _eight_q(points: Points) -> Values:
 
 
 def _moons_sample(n: int, rng: np.random.Generator) -> Points:
+    from sklearn.datasets import make_moons  # here, because it takes a second and only two of the sets need it
+
     points, _ = make_moons(n, noise=0.1, random_state=int(rng.integers(2**31)))
     return MOON_SCALE * (points - MOON_CENTER)
 
@@ -80,6 +81,8 @@ def _half_circle_distance(x: Values, y: Values) -> Values:
 
 
 def _roll_sample(n: int, rng: np.random.Generator) -> Points:
+    from sklearn.datasets import make_swiss_roll
+
     points, _ = make_swiss_roll(n, noise=0.6, random_state=int(rng.integers(2**31)))
     return ROLL_SCALE * points[:, [0, 2]]
 

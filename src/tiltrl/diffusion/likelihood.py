@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -48,6 +47,8 @@ def log_prob(
     Returns:
         The log-density in nats, and 1 where the solver gave up, else 0.
     """
+    import diffrax  # here, because it is slow to import and little needs it
+
     ends = -log_snr(jnp.array([T_MIN, 1.0]))
     alpha, _ = alpha_sigma(jnp.array([T_MIN, 1.0]))
 

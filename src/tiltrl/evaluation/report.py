@@ -6,13 +6,10 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patheffects import Normal, Stroke
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +17,9 @@ from rich.text import Text
 from tiltrl.errors import InputError
 from tiltrl.evaluation.scores import Interval, interval
 from tiltrl.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's blue against grays: told apart with any color vision, and in print.
 _POLICY, _DATA, _INK, _FAINT = "#0072B2", "#8a8a8a", "#222222", "#d9d9d9"
@@ -79,6 +79,9 @@ def draw(rows: Sequence[Row], label: str, path: str | os.PathLike[str], title: s
     """
     if not rows:
         raise InputError(f"{os.fspath(path)}: no rows to draw; at least one is needed")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because it is slow and little needs it
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8.0, 1.6 + 0.62 * len(rows)), dpi=160, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
     FigureCanvasAgg(figure)
@@ -118,6 +121,8 @@ def draw(rows: Sequence[Row], label: str, path: str | os.PathLike[str], title: s
 
 def _draw_row(axes: Axes, height: int, row: Row) -> None:
     """One row: its dots, its interval, its mean, and the numbers at the right edge."""
+    from matplotlib.patheffects import Normal, Stroke
+
     known = interval(row.scores)
     color = _DATA if row.logged else _POLICY
     dots = row.scores.ravel()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import read_spec
@@ -76,6 +75,8 @@ def interval(values: ArrayLike, level: float = 0.95, resamples: int = 9999) -> I
     strata = table.T if table.shape[1] == 1 else table
     if not np.ptp(strata, axis=1).any():  # nothing to resample
         return Interval(mean, mean, mean)
+    from scipy import stats  # here, because it takes half a second, which a command that fails should not cost
+
     bounds = stats.bootstrap(
         tuple(strata),
         lambda *samples, axis: np.mean([sample.mean(axis=axis) for sample in samples], axis=0),

@@ -74,12 +74,15 @@ def test_a_folder_of_a_process_killed_right_after_locking_is_empty(tmp_path: Pat
     run.close()
 
 
-def test_another_process_is_kept_out_and_leaves_no_trace(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, IDENTITY)
+def test_another_process_is_kept_out_with_one_line_and_leaves_no_trace(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, {"experiment": "bandit", "seed": 0})
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    program = "import sys; from tiltrl.runs import RunFolder; RunFolder(sys.argv[1], {'preset': 'fast'})"
-    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
-    assert f"{tmp_path}: process {os.getpid()} on {platform.node()} since" in found.stderr.splitlines()[-1]
+    command = [sys.executable, "-m", "tiltrl", "bandit", "--dataset", "moons", "--out", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (line,) = found.stderr.splitlines()
+    assert (found.returncode, found.stdout) == (2, "")
+    assert line.startswith(f"tiltrl: error: {tmp_path}: process {os.getpid()} on {platform.node()} since ")
+    assert line.endswith("works in it; wait until that has ended, or give another --out")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     run.close()
 

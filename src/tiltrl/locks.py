@@ -188,7 +188,9 @@ def _owner(folder: Path) -> _Owner | None:
 
 
 def _command() -> str:
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else []
+    program, *words = sys.argv or [""]
+    path = Path(program)
+    words = [path.parent.name if path.name == "__main__.py" else path.name, *words]
     return " ".join(" ".join(words).split())[:200]
 
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Bad input is one line on stderr and exit status 2."""
+"""The command line: parse, call, print."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.bandit.options import BanditOptions
 from tiltrl.cli_data import data
+from tiltrl.cli_parse import parse
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
 from tiltrl.options import RunConfig
@@ -178,9 +179,9 @@ def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
-    commands = {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit)}
-    tyro.extras.subcommand_cli_from_dict(
-        commands,
+    job = parse(
+        {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit)},
         prog="tiltrl",
         description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
     )
+    job()

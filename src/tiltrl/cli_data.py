@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tiltrl.cli_parse import later
 from tiltrl.collect.cli import collect
 from tiltrl.data import load, load_each
 from tiltrl.data.describe import Spread, Summary, describe, warnings
@@ -134,7 +135,7 @@ def merge(options: Annotated[MergeOptions, tyro.conf.arg(name="")]) -> None:
 
 COMMANDS = {"info": info, "convert": convert, "merge": merge, "collect": collect}
 _Command = Union[  # noqa: UP007 (of a tuple made here)
-    tuple(Annotated[Any, tyro.conf.subcommand(name=name, constructor=call)] for name, call in COMMANDS.items())
+    tuple(Annotated[Any, tyro.conf.subcommand(name=name, constructor=later(call))] for name, call in COMMANDS.items())
 ]
 
 
@@ -143,7 +144,7 @@ def data(command: Annotated[_Command, tyro.conf.arg(name="")]) -> None:  # pyrig
 
     Example: tiltrl data info demo
     """
-    assert command is None, "the command ran while it was parsed, as all of tiltrl's do"
+    command()
 
 
 # --- Reading and writing ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,10 +60,10 @@ def spec(**fields: Any) -> str:
 
 def test_of_a_specification_only_what_is_used_is_taken() -> None:
     text = spec(
-        kwargs={"reset_noise_scale": 0.1}, max_episode_steps=7, entry_point="evil:Env", to_come={"any": "thing"}
+        kwargs={"healthy_z_range": (0.5, math.inf)}, max_episode_steps=7, entry_point="evil:Env", to_come={"any": 1}
     )
     found = described_spec(text, "x")
-    assert (found.id, found.kwargs, found.max_episode_steps) == ("Hopper-v5", {"reset_noise_scale": 0.1}, 7)
+    assert (found.id, found.kwargs, found.max_episode_steps) == ("Hopper-v5", {"healthy_z_range": [0.5, math.inf]}, 7)
     env = make(found, "x")
     assert env.spec is not None and (env.spec.id, env.spec.max_episode_steps) == ("Hopper-v5", 7)
     assert env.spec.entry_point == gymnasium.spec("Hopper-v5").entry_point  # Gymnasium's own

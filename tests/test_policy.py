@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from tiltrl import files, policy_folder
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.diffusion.schedule import T_MIN, alpha_sigma
 from tiltrl.errors import InputError
 from tiltrl.policy import Policy, PolicyConfig, load_policy, log_ratio
 from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.critics.networks import CriticShape, init_critic
-from tiltrl.types import Scaling, Task
+from tiltrl.types import Scaling, Task, as_json
 
 OBS, ACT = 3, 2
 LOW, HIGH = (-2.0, 0.0), (2.0, 10.0)
@@ -210,9 +215,9 @@ def test_choosing_needs_a_critic(policy: Policy) -> None:
     ("change", "message"),
     [
         ({"colour": "red"}, "policy.json: field 'colour' is unknown"),
-        ({"format": 2}, "policy.json: format 2 is not known here"),
+        ({"format": 3}, "policy.json: format 3 is not known here; this version reads formats 1 and 2"),
         ({"sampler": {"solver": "euler"}}, "policy.json: field sampler.solver"),
-        ({"energy": {"blocks": 2}}, "policy.safetensors: array "),
+        ({"energy": as_json(NETWORK) | {"blocks": 2}}, "policy.safetensors: has .* bytes where policy.json describes"),
         ({"task": {}}, "policy.json: field task.dataset"),
     ],
 )
@@ -224,9 +229,158 @@ def test_a_description_that_does_not_fit_is_named(folder: Path, change: dict[str
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors", "critic.safetensors"])
 def test_a_damaged_or_missing_file_is_named(folder: Path, name: str) -> None:
-    (folder / name).write_bytes((folder / name).read_bytes()[:20])
-    with pytest.raises(InputError, match=f"{name}: not a readable"):
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:20])
+    with pytest.raises(InputError, match=f"{name}: (has 20 bytes|not readable as JSON)"):
+        load_policy(folder)
+    (folder / name).write_bytes(whole[:-9] + b"123456789")
+    with pytest.raises(InputError, match=f"{name}: (is damaged or another policy's|not readable as JSON)"):
         load_policy(folder)
     (folder / name).unlink()
-    with pytest.raises(InputError, match=f"{name}: not a readable"):
+    with pytest.raises(InputError, match=f"{name}: cannot be read: No such file|has no policy.json"):
         load_policy(folder)
+
+
+# --- Saving -----------------------------------------------------------------------------------------------------------
+
+
+def another(seed: int, *, critic: bool = False) -> Policy:
+    """A policy of other weights and another description."""
+    energy = eqx.filter_jit(Energy)(OBS, ACT, NETWORK, key=jax.random.key(seed))
+    config = replace(CONFIG, provenance={"beta": float(seed)}, critic=SHAPE if critic else None)
+    return Policy(energy, config, eqx.filter_jit(init_critic)(OBS, ACT, SHAPE, key=jax.random.key(seed + 100)))
+
+
+def states(folder: Path) -> dict[str, bytes]:
+    """What is in a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+
+
+@contextmanager
+def each_state_of(folder: Path) -> Iterator[list[dict[str, bytes]]]:
+    """Every state that a kill at any line of what writes files would leave the folder in."""
+    seen: list[dict[str, bytes]] = []
+    watched = {files.__file__, policy_folder.__file__}
+
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in watched:
+            return None
+        found = states(folder)
+        if not seen or found != seen[-1]:
+            seen.append(found)
+        return look
+
+    tracer = sys.gettrace()
+    sys.settrace(look)
+    try:
+        yield seen
+    finally:
+        sys.settrace(tracer)
+
+
+def put(state: dict[str, bytes], folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in state.items():
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("critics", [(True, True), (True, False), (False, True)])
+def test_a_kill_at_any_moment_leaves_the_old_policy_or_the_new(critics: tuple[bool, bool], tmp_path: Path) -> None:
+    old, new, third = another(1, critic=critics[0]), another(2, critic=critics[1]), another(3, critic=True)
+    folder, killed = tmp_path / "policy", tmp_path / "killed"
+    old.save(folder)
+    names = {"policy.json", "policy.safetensors"}
+    assert set(states(folder)) == names | ({"critic.safetensors"} if critics[0] else set())
+    with each_state_of(folder) as seen:
+        new.save(folder)
+    assert set(states(folder)) == names | ({"critic.safetensors"} if critics[1] else set())
+    assert len(seen) >= 5
+    found = []
+    for state in seen:
+        put(state, killed)
+        loaded = load_policy(killed)
+        one = {1.0: old, 2.0: new}[loaded.config.provenance["beta"]]
+        for part in ("network", "critic") if one.config.critic else ("network",):
+            assert jax.tree.all(jax.tree.map(np.array_equal, getattr(loaded, part), getattr(one, part)))
+        found.append(loaded.config.provenance["beta"])
+        if "policy.new.safetensors" in state:  # the next save ends the one that was cut off, and may be cut off itself
+            with each_state_of(killed) as later:
+                third.save(killed)
+            # What a process that lives has aside is kept, and this one does.
+            assert {name for name in states(killed) if name[0] != "."} == names | {"critic.safetensors"}
+            for state in later:
+                put(state, killed)
+                assert load_policy(killed).config.provenance["beta"] in (found[-1], 3.0)
+    assert found == sorted(found) and {1.0, 2.0} == set(found)
+
+
+def test_a_policy_that_is_there_already_is_not_written_again(policy: Policy, folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    policy.save(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_policy_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = tmp_path / "policy"
+    another(1).save(folder)
+    read, pending = policy_folder._read, [another(2)]
+
+    def replaced_meanwhile(*arguments: Any) -> Any:
+        if pending:
+            pending.pop().save(folder)
+        return read(*arguments)
+
+    monkeypatch.setattr(policy_folder, "_read", replaced_meanwhile)
+    assert load_policy(folder).config.provenance["beta"] == 2.0
+
+
+def test_a_folder_of_the_older_layout_is_read_and_replaced(folder: Path) -> None:
+    older = json.loads((folder / "policy.json").read_text()) | {"format": 1}
+    del older["sha256"]
+    (folder / "policy.json").write_text(json.dumps(older))
+    loaded = load_policy(folder)
+    assert loaded.config.format == policy_folder.FORMAT
+    another(2).save(folder)
+    assert load_policy(folder).config.provenance["beta"] == 2.0
+
+
+def test_what_could_not_be_loaded_is_not_saved(policy: Policy, folder: Path) -> None:
+    before = states(folder)
+    for changes, message in (
+        ({"provenance": {"beta": float("nan")}}, "cannot be written: Out of range float values"),
+        ({"provenance": {"beta": object()}}, "cannot be written: Object of type object"),
+        ({"scaling": replace(CONFIG.scaling, obs_std=(1.0, 0.0, 1.0))}, r"field scaling.obs_std.1: is 0.0"),
+    ):
+        with pytest.raises(InputError, match=f"policy.json: {message}"):
+            policy.replace(**changes).save(folder)
+    assert states(folder) == before
+
+
+def test_a_data_sets_name_that_cannot_be_printed_is_saved_without(policy: Policy, tmp_path: Path) -> None:
+    policy.replace(task=replace(CONFIG.task, dataset="log\x1b[2J\udcff.npz")).save(tmp_path / "policy")
+    assert load_policy(tmp_path / "policy").config.task.dataset == "log?[2J?.npz"
+
+
+def test_a_folder_that_cannot_be_written_is_named(policy: Policy, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/policy.* cannot be written: Not a directory"):
+        policy.save(tmp_path / "file" / "policy")
+
+
+def test_what_is_no_policys_folder_is_told_apart(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "policies" / "beta1-seed0")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    for path, message in (
+        (tmp_path / "nosuch", "nosuch: there is no such folder"),
+        (folder / "policy.json", "policy.json: is no folder; give the folder that policy.json lies in"),
+        (run, "run: holds policies but is none itself; give one of them, such as .*/run/policies/beta1-seed0$"),
+        (run / "policies", "policies: holds policies but is none itself; give one of them, such as .*beta1-seed0$"),
+        (tmp_path / "begun", "begun: is a run's folder without policies; finish the run"),
+        (tmp_path / "empty", "empty: is no policy's folder, as it has no policy.json"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_policy(path)

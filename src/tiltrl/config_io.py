@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +21,7 @@ _DEEPEST = 32
 _MOST_DIGITS = 1000
 
 
-def parse_json(text: bytes | str, where: str) -> Any:
+def parse_json(text: bytes | str, where: str, constants: Mapping[str, float] = MappingProxyType({})) -> Any:
     """Plain values from a JSON text that may be anybody's.
 
     What other readers let pass is refused: keys that are there twice, of which each reader believes another; numbers
@@ -28,17 +30,22 @@ def parse_json(text: bytes | str, where: str) -> Any:
     Args:
         text: of a size that the caller has bounded.
         where: names it in the message.
+        constants: what counts as a number beside those of JSON, such as Python's `Infinity`.
 
     Raises:
         InputError: it is not JSON, or as said.
     """
+
+    def constant(name: str) -> float:
+        if name not in constants:
+            raise ValueError(f"{name} is no number of JSON")
+        return constants[name]
+
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         if text.count(",") >= _MOST_VALUES:
             raise ValueError(f"it holds {_MOST_VALUES} values or more")
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_float, parse_int=_int
-        )
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=_float, parse_int=_int)
         _check_depth(value, _DEEPEST)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not readable as JSON: {' '.join(str(error).split())}") from error
@@ -92,10 +99,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"key {twice!r:.200} is there twice")
     return found
-
-
-def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text:.40} is no number of JSON")
 
 
 def _float(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -21,9 +22,10 @@ from tiltrl.errors import InputError
 PROVIDERS = {"gymnasium_robotics": "robotics", "ogbench": "ogbench"}
 
 _MOST_TEXT = 100_000  # characters of a specification
-_ID = re.compile(r"(?:[\w-]{1,100}/)?[\w.-]{1,100}", re.ASCII)  # no "module:", which Gymnasium would import
+_ID = re.compile(r"(?:[\w-]{1,100}/)?[\w.-]{1,100}")  # no "module:", which Gymnasium would import
 _NAME = re.compile(r"[\w()+-][\w ()+.-]{0,99}|", re.ASCII)  # no path, no "module:", nothing hidden
 _MOST_ITEMS = 10_000
+_INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}  # as Gymnasium writes the ends of a range
 
 _FIRST = ("observation", "achieved_goal", "desired_goal")  # as Gymnasium's goal environments are usually joined
 
@@ -78,7 +80,7 @@ def described_spec(text: str, where: str) -> EnvSpec:
     """
     if len(text) > _MOST_TEXT:
         raise InputError(f"{where}: has {len(text)} characters, more than the {_MOST_TEXT} of any environment")
-    value = parse_json(text, where)
+    value = parse_json(text, where, _INFINITE)
     if not isinstance(value, dict) or "id" not in value:
         raise InputError(f"{where}: is no object with an id, as Gymnasium's EnvSpec is")
     taken = {name: value[name] for name in _Described.__dataclass_fields__ if name in value}

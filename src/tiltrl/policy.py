@@ -6,46 +6,23 @@ import dataclasses
 import importlib.metadata
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tiltrl.config_io import from_json
-from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
 from tiltrl.diffusion.schedule import T_MIN
 from tiltrl.errors import InputError
-from tiltrl.files import read_json, write_json
-from tiltrl.serialization import load_arrays, save_arrays
+from tiltrl.policy_folder import PolicyConfig, read_policy, write_policy
 from tiltrl.stages.annotate import SamplerConfig, sample_actions
-from tiltrl.stages.critics.networks import Critic, CriticShape, init_critic
+from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.keys import stage_key
-from tiltrl.types import Scaling, Task
-
-FORMAT = 1
-"""Version of the folder's layout; a reader refuses one it does not know."""
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """All that describes a policy beside its arrays: what `policy.json` holds."""
-
-    task: Task
-    scaling: Scaling
-    energy: EnergyConfig
-    sampler: SamplerConfig
-    critic: CriticShape | None = None  # None: no rejection sampling
-    candidates: int = 1  # actions sampled for each one taken; the critic picks the best of them
-    pessimism: float = 1.0  # standard deviations of the critic's ensemble taken off its mean when it picks
-    format: int = FORMAT
-    provenance: dict[str, Any] = field(default_factory=dict)  # data fingerprint, stage, beta, seed, versions
 
 
 @partial(jax.jit, static_argnames=("sampler", "k", "pessimism"))
@@ -221,17 +198,14 @@ class Policy:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `policy.json`, `policy.safetensors` and, if there is one, `critic.safetensors`.
 
+        Where it replaces another policy, a kill at any moment leaves one of the two. What is there already stays.
+
         Raises:
             InputError: the folder cannot be written.
         """
-        folder = Path(folder)
-        # First away and last back: a folder with a policy.json is whole, also when it replaces another.
-        (folder / "policy.json").unlink(missing_ok=True)
-        save_arrays(folder / "policy.safetensors", self.network)
-        if self.critic is not None:
-            save_arrays(folder / "critic.safetensors", self.critic)
         provenance = {"versions": versions()} | self.config.provenance
-        write_json(folder / "policy.json", dataclasses.replace(self.config, provenance=provenance))
+        config = dataclasses.replace(self.config, provenance=provenance)
+        write_policy(Path(folder), config, self.network, self.critic)
 
     def _pairs(self, obs: Any, action: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
         """Observations and actions as the network takes them, row by row, and their common leading shape."""
@@ -293,30 +267,12 @@ def log_ratio(
 
 
 def load_policy(folder: str | os.PathLike[str], seed: int = 0) -> Policy:
-    """Read a folder written by `Policy.save`. Nothing in it is executed.
+    """Read a folder written by `Policy.save`, or one from the internet that says so (docs/security.md).
+
+    Nothing in it is executed, and no file outside it is read.
 
     Raises:
         InputError: the folder is not a policy's, is damaged, or is of a format this version does not know.
     """
-    folder = Path(folder)
-    path = folder / "policy.json"
-    raw = read_json(path)
-    if raw.get("format") != FORMAT:
-        raise InputError(f"{path}: format {raw.get('format')!r} is not known here; this version reads format {FORMAT}")
-    config = from_json(PolicyConfig, raw, str(path))
-    scaling = config.scaling
-    sizes = (len(scaling.obs_mean), len(scaling.obs_std), len(scaling.action_low), len(scaling.action_high))
-    task = config.task
-    if sizes != (task.obs_dim, task.obs_dim, task.act_dim, task.act_dim) or len(task.action_high) != task.act_dim:
-        raise InputError(
-            f"{path}: field scaling: has sizes {sizes} for {task.obs_dim} observations, {task.act_dim} actions"
-        )
-    key = jax.random.key(0)
-    obs_dim, act_dim = config.task.obs_dim, config.task.act_dim
-    like = eqx.filter_eval_shape(Energy, obs_dim, act_dim, config.energy, key=key)
-    network = load_arrays(folder / "policy.safetensors", like)
-    critic = None
-    if config.critic is not None:
-        like = eqx.filter_eval_shape(init_critic, obs_dim, act_dim, config.critic, key=key)
-        critic = load_arrays(folder / "critic.safetensors", like)
+    config, network, critic = read_policy(Path(folder))
     return Policy(network, config, critic, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxtyping import Float
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import make_env
 from tiltrl.policy import Policy, load_policy
+from tiltrl.serialization import fingerprint
+from tiltrl.types import as_json
 
 
 class Saved:
@@ -20,7 +23,7 @@ class Saved:
 
     def __init__(self, policy: Policy, digest: str):
         self._policy = policy
-        self.digest = digest  # of its files: the same folder may hold another policy tomorrow
+        self.digest = digest  # of all it is: the same folder may hold another policy tomorrow
 
     def reset(self, env: gymnasium.Env, seed: int, rng: np.random.Generator) -> Any:
         """Reset the environment and the policy."""
@@ -48,7 +51,6 @@ def open_policy(folder: Path, env_id: str | None) -> tuple[gymnasium.Env, Saved]
     if env_id not in (None, env.spec.id):
         env.close()
         raise InputError(f"--env {env_id}: the policy in {folder} acts in {env.spec.id}; leave --env out")
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), folder / "policy.json"]):
-        digest.update(file.read_bytes())
+    described = json.dumps(as_json(policy.config), sort_keys=True)
+    digest = hashlib.sha256(f"{described} {fingerprint((policy.network, policy.critic))}".encode())
     return env, Saved(policy, digest.hexdigest()[:16])

@@ -52,7 +52,9 @@ def check_task(task: Task, where: str) -> None:
     low, high = np.array(task.action_low), np.array(task.action_high)
     most = np.finfo(np.float32).max  # nor is any bound NaN, of which no comparison is true
     if not 0 < len(low) == len(high) or not ((-most <= low) & (low < high) & (high <= most)).all():
-        raise InputError(f"{where}: action_low {task.action_low}, action_high {task.action_high}; low < high is needed")
+        raise InputError(
+            f"{where}: action_low {task.action_low!s:.300}, action_high {task.action_high!s:.300}; low < high is needed"
+        )
     if task.obs_dim < 1:
         raise InputError(f"{where}: obs_dim = {task.obs_dim}; at least 1 is needed")
     references = [score for score in (task.ref_min, task.ref_max) if score is not None]
@@ -62,7 +64,9 @@ def check_task(task: Task, where: str) -> None:
             "or neither"
         )
     if not all(part for key in task.obs_keys for part in key.split("/")):
-        raise InputError(f"{where}: obs_keys = {task.obs_keys}; names are needed, with / between those of nested ones")
+        raise InputError(
+            f"{where}: obs_keys = {task.obs_keys!s:.300}; names are needed, with / between those of nested ones"
+        )
     if task.env_spec is not None:
         try:
             spec = json.loads(task.env_spec)

@@ -12,16 +12,16 @@ import tyro
 
 from tiltrl.errors import InputError
 
-Command = Callable[[Any], None]
+Command = Callable[..., None]
 Job = Callable[[], None]
 
 
-def later(command: Command) -> Callable[[Any], Job]:
+def later(command: Command) -> Callable[..., Job]:
     """The same command to the parser; called, it returns the job instead of doing it."""
 
     @wraps(command)
-    def bound(options: Any) -> Job:
-        return partial(command, options)
+    def bound(**options: Any) -> Job:
+        return partial(command, **options)
 
     return bound
 
@@ -34,7 +34,7 @@ def parse(commands: Mapping[str, Command], prog: str, description: str) -> Job:
         SystemExit: only help was asked for, and printed.
     """
     said = io.StringIO()
-    jobs: dict[str, Callable[..., Any]] = {name: later(command) for name, command in commands.items()}
+    jobs = {name: later(command) for name, command in commands.items()}
     try:
         with redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(jobs, prog=prog, description=description)

@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Build, str, str]] = {
     "a D4RL path": (nothing, "d4rl:../../etc/passwd", "no D4RL data set"),
     "an unknown OGBench set": (nothing, "ogbench:cube-simple-play-v0", "cube-single-play-v0"),
     "an OGBench path": (nothing, "ogbench:../cube-v0", "no OGBench data set"),
-    "a missing LeRobot folder": (nothing, "lerobot:none", "none/meta/info.json: not a readable JSON"),
+    "a missing LeRobot folder": (nothing, "lerobot:none", "none/meta/info.json: cannot be read: No such file"),
     "a link to itself": (loop, "x.npz", "x.npz"),
     "an empty folder": (lambda folder: (folder / "x").mkdir(), "x", "not a Minari data set"),
     "another kind of file": (content("x.csv", b"a,b\n1,2\n"), "x.csv", "no .npz, HDF5 or Parquet file"),

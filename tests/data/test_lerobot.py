@@ -309,5 +309,5 @@ def test_damaged_files(file: str, content: str, message: str, tmp_path: Path) ->
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="info.json: not a readable JSON file"):
+    with pytest.raises(InputError, match="info.json: cannot be read: No such file"):
         read_lerobot(tmp_path / "none", "x")

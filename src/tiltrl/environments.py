@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import math
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -104,7 +106,8 @@ def known_spec(env_id: str, where: str) -> EnvSpec:
     """
     for package in PROVIDERS:
         if env_id not in gymnasium.registry and importlib.util.find_spec(package) is not None:
-            importlib.import_module(package)
+            with redirect_stderr(io.StringIO()):  # where it advertises newer versions of environments
+                importlib.import_module(package)
     if env_id not in gymnasium.registry:
         extras = " or ".join(f"'tiltrl[{extra}]'" for extra in PROVIDERS.values())
         raise InputError(

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,7 @@ class Stage:
         Raises:
             InputError: it did, but its files are damaged or missing.
         """
-        if not (self.folder / "stage.json").exists():
-            return False
-        for name, size in _finished(self.folder)["files"].items():
-            file = self.folder / name
-            found = file.stat().st_size if file.is_file() else None
-            if found != size:
-                what = "is missing" if found is None else f"has {found} bytes, not the {size} that were written"
-                raise InputError(f"{file}: {what}; {self.redo}")
-        return True
+        return _is_done(self.folder)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -135,7 +128,10 @@ class RunFolder:
         """Remove what a process left that was killed while it wrote, or right after a stage's end."""
         sweep_folder(self.path)
         for file in self.path.glob("*/stage.json"):
-            _drop_unfinished(file.parent)
+            # Of a stage whose end is damaged, what it would resume from may be all there is; asked for, it is named.
+            with suppress(InputError):
+                if _is_done(file.parent):
+                    _drop_unfinished(file.parent)
 
 
 def _is_of(folder: Path, identity: dict[str, Any]) -> bool:
@@ -179,6 +175,23 @@ def _refuse_other_format(folder: Path, found: Any) -> None:
         f"{folder}: was written by {when} TiltRL (run.json has format {found!r}, this one writes {FORMAT}); give "
         "another --out, or use that version"
     )
+
+
+def _is_done(folder: Path) -> bool:
+    """Whether the folder is a finished stage's.
+
+    Raises:
+        InputError: it is, but its files are damaged or missing.
+    """
+    if not (folder / "stage.json").exists():
+        return False
+    for name, size in _finished(folder)["files"].items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes, not the {size} that were written"
+            raise InputError(f"{file}: {what}; {_redo(folder)}")
+    return True
 
 
 def _finished(folder: Path) -> dict[str, Any]:

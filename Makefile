@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test kills soak lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.]+):.*## /make \1\t/' | expand -t 16
@@ -14,6 +14,12 @@ demo: .venv/core ## train and evaluate a policy on the bundled data, into runs/d
 
 test: .venv/dev ## run the tests
 	$(BIN)/pytest
+
+kills: .venv/dev ## kill and resume commands 200 times and compare bit by bit (about half an hour); goes on where it was
+	$(BIN)/python tests/faults/kills.py --kills 200 --workers 2 --out runs/kills --results benchmarks/results/kills.md
+
+soak: .venv/dev ## two hours of small runs in one process: memory, open files and threads, into runs/soak
+	$(BIN)/python tests/faults/soak.py --hours 2 --out runs/soak
 
 lint: .venv/dev ## check style, formatting and types
 	$(BIN)/ruff check

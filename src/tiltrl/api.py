@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ from tiltrl.data.registry import RewardsOption
 from tiltrl.data.transforms import rewards_for, scale_rewards, split_episodes
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
-from tiltrl.evaluation.rollout import Episodes, OnStep, rollout
+from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, Kept, anew, joined
+from tiltrl.evaluation.rollout import Episodes, rollout
 from tiltrl.policy import Policy, PolicyConfig
 from tiltrl.presets import FAST, Preset, check_betas
 from tiltrl.stages.align import train_policy
@@ -171,8 +173,21 @@ def align(
     return with_critic(aligned, score) if isinstance(score, CriticScore) else aligned
 
 
-def evaluate(policy: Policy, episodes: int = 20, seed: int = 0, on_step: OnStep | None = None) -> Episodes:
+def evaluate(
+    policy: Policy,
+    episodes: int = 20,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    kept: Kept = anew,
+) -> Episodes:
     """Returns and lengths of whole episodes of the policy in the environment its data was recorded in.
+
+    Args:
+        policy: its sequence of random numbers is started anew.
+        episodes: how many; up to a hundred run side by side.
+        seed: of the actions and of the environments' first states.
+        on_progress: called with (steps done, steps of as many whole episodes) after each step of all that run.
+        kept: keeps what is done, for one who may be interrupted.
 
     Raises:
         InputError: the data names no environment, or it is not installed or does not match; numbers out of range.
@@ -181,11 +196,26 @@ def evaluate(policy: Policy, episodes: int = 20, seed: int = 0, on_step: OnStep 
         raise InputError(
             f"seed = {seed}, episodes = {episodes}; seeds are 0 to {MOST_SEEDS - 1}, episodes 1 to {EPISODES_A_SEED}"
         )
-    policy.reset(seed)
-    # Environments of different seeds start from different states.
-    first = EPISODES_A_SEED * (seed + 1)
-    task = policy.config.task
-    return rollout(lambda obs, _: policy.sample(obs), task, episodes=episodes, seed=first, on_step=on_step)
+    starts = range(0, episodes, EPISODES_AT_ONCE)
+
+    def run(block: int) -> Episodes:
+        # A sequence of random numbers of its own, so that a block is what it is whether or not others were kept.
+        policy.reset(seed + MOST_SEEDS * block)
+
+        def on_step(step: int, horizon: int, running: int) -> None:
+            if on_progress is not None:
+                done = step if running else horizon
+                on_progress(block * horizon + done, len(starts) * horizon)
+
+        return rollout(
+            lambda obs, _: policy.sample(obs),
+            policy.config.task,
+            episodes=min(EPISODES_AT_ONCE, episodes - starts[block]),
+            seed=EPISODES_A_SEED * (seed + 1) + starts[block],  # other first states for other seeds
+            on_step=on_step,
+        )
+
+    return joined([kept(block, partial(run, block)) for block in range(len(starts))])
 
 
 def policy_config(data: Transitions, scaling: Scaling, preset: Preset, provenance: dict[str, Any]) -> PolicyConfig:

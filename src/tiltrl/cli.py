@@ -115,7 +115,7 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     with LiveProgress(console) as progress:
         progress.start("evaluate", 1)
         found = evaluate_policy(
-            policy, config.episodes, config.seed, on_step=lambda step, horizon, _: progress.update(step, horizon, {})
+            policy, config.episodes, config.seed, lambda done, total: progress.update(done, total, {})
         )
     row = Row(config.policy.name, normalized_score(found.returns, task)[None])
     print_table([row], label, console)

@@ -31,6 +31,7 @@ from tiltrl.data.registry import RewardsName
 from tiltrl.data.transforms import rewards_for
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
+from tiltrl.evaluation.blocks import kept_in
 from tiltrl.evaluation.report import Row
 from tiltrl.evaluation.rollout import check_environment
 from tiltrl.evaluation.scores import normalized_score
@@ -41,7 +42,7 @@ from tiltrl.presets import Preset, check_betas, preset_named
 from tiltrl.progress import Reporter
 from tiltrl.results import describe_trust, write_results
 from tiltrl.runs import RunFolder, Stage
-from tiltrl.serialization import load_arrays, save_arrays
+from tiltrl.serialization import save_arrays
 from tiltrl.stages.align import train_policy
 from tiltrl.stages.annotate import choose_states, make_candidates
 from tiltrl.stages.behavior import train_behavior
@@ -51,7 +52,7 @@ from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import train_critic
 from tiltrl.stages.keys import Purpose, stage_key
 from tiltrl.stages.prepare import behavior_data, scaling_of
-from tiltrl.trained import trained
+from tiltrl.trained import arrays_of, trained
 from tiltrl.training.loop import Session
 from tiltrl.training.parts import RowParts
 from tiltrl.types import Candidates, Scaling, Transitions, read
@@ -222,7 +223,7 @@ class Run:
                     )
             save_arrays(path, {name: np.stack([getattr(c, name) for c in found]) for name in like})
             stage.finish({"states": states, "share_of_data": states / len(self.data), "k": config.k}, began)
-        arrays = load_arrays(path, like)
+        arrays = arrays_of(stage, path.name, like)
         return Candidates(**{name: np.asarray(array) for name, array in arrays.items()})
 
     @cached_property
@@ -363,16 +364,13 @@ class Run:
 
     def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> dict[str, Any]:
         """Raw returns of one policy's episodes, kept in a file of their own."""
-        path = stage.folder / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}.json"
+        label = f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}"
+        path = stage.folder / f"{label}.json"
         if path.is_file():
             return read_json(path)
         self.reporter.start(f"evaluate {name}, seed {seed}", 1)
-        found = evaluate(
-            policy,
-            self.config.episodes,
-            seed,
-            on_step=lambda step, horizon, running: self._progress(step if running else horizon, horizon),
-        )
+        kept = kept_in(stage.folder / "parts" / label)
+        found = evaluate(policy, self.config.episodes, seed, self._progress, kept)
         episodes = {
             "policy": name,
             "seed": seed,

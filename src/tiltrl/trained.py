@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from tiltrl.errors import InputError
 from tiltrl.progress import Reporter
 from tiltrl.runs import Stage
 from tiltrl.serialization import load_arrays, save_arrays
@@ -13,6 +14,7 @@ from tiltrl.training.loop import Session
 from tiltrl.training.session import FolderSession, Saving
 
 Networks = TypeVar("Networks")
+Tree = TypeVar("Tree")
 
 
 def trained(
@@ -41,7 +43,7 @@ def trained(
     path = stage.folder / "networks.safetensors"
     if stage.done:
         reporter.say(f"{stage.name}: unchanged, reused from {stage.folder}")
-        return load_arrays(path, like)
+        return arrays_of(stage, path.name, like)
     reporter.start(stage.name, steps)
     began = time.monotonic()
     with FolderSession(stage.folder, reporter.update, reporter.say, saving) as session:
@@ -52,3 +54,15 @@ def trained(
         summary |= {"learning_rate_multiplied_by": session.rate_scale}
     stage.finish(summary, began)
     return networks
+
+
+def arrays_of(stage: Stage, name: str, like: Tree) -> Tree:
+    """What a finished stage has written.
+
+    Raises:
+        InputError: the file is damaged or missing; says how to have it again.
+    """
+    try:
+        return load_arrays(stage.folder / name, like)
+    except InputError as error:
+        raise InputError(f"{error}; {stage.redo}") from error

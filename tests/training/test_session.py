@@ -83,7 +83,7 @@ def logged(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops_and_the_run_goes_on(tmp_path: Path, signum: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", signal_at(20, signum))
@@ -101,8 +101,13 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_signal_in_the_last_chunk_lets_it_end(tmp_path: Path) -> None:
-    assert train(tmp_path, signal_at(STEPS, signal.SIGINT))["count"][0] == STEPS
+def test_a_signal_in_the_last_steps_stops_the_run_and_loses_none(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, signal_at(STEPS, signal.SIGTERM))
+    assert saved(tmp_path) == [STEPS]
+    heard: list[int] = []
+    assert train(tmp_path, lambda done, *_: heard.append(done))["count"][0] == STEPS
+    assert not heard
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:

@@ -68,12 +68,15 @@ class RowParts:
         found = [np.empty((0, *shape), np.float32)]
         for path in sorted(self.folder.glob("rows-*.safetensors")):
             start, stop = map(int, path.stem.split("-")[1:])
-            if start != self._done:
-                break
+            if start > self._done:
+                break  # a gap, where one is damaged
+            if start < self._done:
+                continue  # from before that gap was filled
             try:
                 like: Any = jax.ShapeDtypeStruct((stop - start, *shape), np.float32)
                 found.append(np.asarray(load_arrays(path, like)))
             except DamagedError as error:
+                os.replace(path, path.with_name(f"damaged-{path.name}"))
                 self._say(f"WARNING: {error}; its rows are computed again")
                 break
             self._done = stop

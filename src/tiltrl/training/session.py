@@ -22,6 +22,9 @@ from tiltrl.training.loop import Diverged, Progress
 from tiltrl.training.metrics import MetricsLog
 from tiltrl.training.optimizer import rate_scale, slowed
 
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask for a stop: Ctrl-C, a scheduler's, a closed terminal's."""
+
 OnProgress = Callable[[int, int, dict[str, Any]], None]
 """Called with (steps done, steps in all, metrics)."""
 
@@ -35,7 +38,7 @@ class Saving:
 
 
 class FolderSession:
-    """A `Session` that saves by the clock and at the end, and turns Ctrl-C or SIGTERM into a saved stop.
+    """A `Session` that saves by the clock and at the end, and turns Ctrl-C, SIGTERM and SIGHUP into a saved stop.
 
     Use as a context manager: signals are caught only inside.
     """
@@ -68,8 +71,9 @@ class FolderSession:
             self._stop = signum
 
         try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[signum] = signal.signal(signum, request_stop)
+            for signum in STOPS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup asks for
+                    self._handlers[signum] = signal.signal(signum, request_stop)
         except ValueError:
             # Not the main thread: signals are not ours to catch; the clock's checkpoints remain.
             self._handlers = {}
@@ -82,6 +86,8 @@ class FolderSession:
             signal.signal(signum, handler)
         if self._log is not None:
             self._log.close()
+        if error is None and self._stop is not None:
+            raise KeyboardInterrupt  # asked for after the last step: it is the run that should stop
 
     def restore(self, progress: Progress) -> tuple[Progress, int]:
         """The newest checkpoint and its step, or the given progress and 0; opens the logs there.
@@ -112,7 +118,7 @@ class FolderSession:
         if due or step == steps or self._stop is not None:
             self._opened.flush()
             self._save(step, progress)
-        if self._stop is not None and step < steps:
+        if self._stop is not None:
             raise KeyboardInterrupt
 
     def diverged(self, failure: Diverged) -> tuple[Progress, int]:

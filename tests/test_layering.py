@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Outermost first: a module imports from its own row or from rows above it.
 ROWS = (
-    ("errors",),
+    ("errors", "signals"),
     ("types",),
     ("files", "config_io", "serialization", "environments"),
     ("diffusion.schedule",),

@@ -23,11 +23,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from tiltrl.errors import InputError
+from tiltrl.signals import STOPS
 
 DONE, BUG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
-
-# A terminal that was closed (SIGHUP), a scheduler that wants its machine back (SIGTERM) and Ctrl-C are the same to us.
-STOPS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 
 # What a disk, a file system or the limits of a process say no with. Other errors of files are our bugs.
 REFUSALS = {

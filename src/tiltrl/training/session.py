@@ -17,13 +17,11 @@ import numpy as np
 from tiltrl.errors import InputError
 from tiltrl.files import write_json
 from tiltrl.serialization import fingerprint, save_arrays
+from tiltrl.signals import STOPS
 from tiltrl.training.checkpoint import Checkpoints
 from tiltrl.training.loop import Diverged, Progress
 from tiltrl.training.metrics import MetricsLog
 from tiltrl.training.optimizer import rate_scale, slowed
-
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals that ask for a stop: Ctrl-C, a scheduler's, a closed terminal's."""
 
 OnProgress = Callable[[int, int, dict[str, Any]], None]
 """Called with (steps done, steps in all, metrics)."""

@@ -349,3 +349,12 @@ def test_real_data_agrees_with_minaris_own_loader() -> None:
         np.testing.assert_array_equal(data.action[span], expected.actions)
         np.testing.assert_array_equal(data.reward[span], expected.rewards.astype(np.float32))
         np.testing.assert_array_equal(data.terminal[span], expected.terminations)
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "main_data.hdf5"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = write_minari(tmp_path / "set") / "data" / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{name}: (cannot be read|no such file)"):
+        load_minari(str(tmp_path / "set"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import reduce
@@ -158,6 +159,11 @@ def changed(**keys: object) -> Callable[[Path], None]:
     return change
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -168,6 +174,7 @@ def changed(**keys: object) -> Callable[[Path], None]:
             r"obs.npy: 280163 bytes .*asks for 280164 bytes, .* float32 and shape \(70009",
         ),
         ("obs.npy", longer, "obs.npy: 280165 bytes .*asks for 280164"),
+        ("obs.npy", pipe, "obs.npy: is no file"),
         ("obs.npy", pickled, "obs.npy: .* bytes that begin with"),
         ("action.npy", lambda path: path.write_bytes(b""), "action.npy: 0 bytes"),
         ("next_obs.npy", lambda path: np.save(path, np.zeros((70_009, 2), np.float32)), "next_obs.npy: 560200 bytes"),

@@ -208,3 +208,10 @@ def test_parquet_that_unpacks_to_more_than_was_recorded(
 def test_parquet_of_nested_lists_of_equal_length(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"x": pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]])}), tmp_path / "a.parquet")
     np.testing.assert_array_equal(read_all(tmp_path / "a.parquet")["x"], np.arange(1, 9).reshape(2, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.hdf5", "x.parquet", "x"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="cannot be read: it is a pipe or a device"), open_table(tmp_path / name):
+        pass

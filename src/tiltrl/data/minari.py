@@ -25,11 +25,13 @@ from tiltrl.data.registry import env_id, reference
 from tiltrl.data.tables import check_inside, check_size, find, reading
 from tiltrl.environments import in_order
 from tiltrl.errors import InputError
+from tiltrl.files import read_file
 from tiltrl.types import Task, Transitions
 
 MINARI_ID = re.compile(r"(?=.{1,200}\Z)[\w-]+(/[\w-]+)*-v\d+", re.ASCII)
 """What an id looks like; one that fits cannot lead out of the folder it is looked for in."""
 
+_MOST_METADATA = 64_000_000  # bytes of metadata.json
 _MOST_ACTIONS = 100_000  # bounds may be told by one number for all, so that the file's size bounds nothing
 _CONTINUOUS = re.compile(r"float\d*|[<>=]?f\d+", re.ASCII)  # NumPy itself would parse any text as Python's
 _NEXT = "next row of "
@@ -134,11 +136,12 @@ def present_near(dataset_id: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; a Minari data set has it beside main_data.hdf5")
+    raw = read_file(path, _MOST_METADATA)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a Minari data set has it beside main_data.hdf5") from None
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); copy or download the file again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {type(content).__name__}; Minari's metadata is a JSON object")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -173,7 +174,10 @@ def _map(path: Path, field: str, shape: tuple[int, ...]) -> np.memmap:
     header, dtype = _header(field, shape), _DTYPES[field]
     needed = len(header) + math.prod(shape) * dtype.itemsize
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe may wait forever
+            raise InputError(f"{path}: is no file; write the shards again")
+        size = status.st_size
         with path.open("rb") as file:
             found = file.read(len(header))
         if size == needed and found == header:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ def kind_of(path: Path) -> str | None:
         InputError: the file cannot be read.
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe may wait forever
+            raise InputError(f"{path}: cannot be read: it is a pipe or a device, not a file")
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:

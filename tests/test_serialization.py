@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.errors import InputError
-from tiltrl.serialization import load_arrays, save_arrays
+from tiltrl.serialization import DamagedError, load_arrays, load_facts, save_arrays
 
 CONFIG = EnergyConfig(action_width=4, time_width=4, obs_width=4, blocks=1, expansion=1, time_features=4)
 TREE = {"a": jnp.arange(3.0), "b": (jnp.ones((2, 2)), jnp.array(5))}
@@ -63,3 +63,24 @@ def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: cannot be read: No such file"):
         load_arrays(tmp_path / "nowhere", TREE)
+
+
+def test_facts_come_back_and_need_a_checksum_that_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_arrays(path, {"x": np.arange(3.0)}, {"step": "7"})
+    assert load_facts(path, at_most=1000) == {"step": "7"}
+    whole = path.read_bytes()
+    for before, after in ((b"sha256", b"sha25v"), (b'"7"', b'"8"')):
+        path.write_bytes(whole.replace(before, after))
+        with pytest.raises(DamagedError, match="is damaged"):
+            load_facts(path, at_most=1000)
+
+
+def test_a_flipped_bit_anywhere_in_the_arrays_is_found(tmp_path: Path) -> None:
+    path, tree = tmp_path / "a.safetensors", {"x": np.arange(3.0, dtype=np.float32)}
+    save_arrays(path, tree)
+    whole = path.read_bytes()
+    for at in range(len(whole) - 12, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DamagedError, match="its checksum"):
+            load_arrays(path, tree)

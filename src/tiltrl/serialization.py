@@ -76,10 +76,13 @@ def load_facts(path: str | os.PathLike[str], at_most: int) -> dict[str, str]:
         at_most: its size in bytes, above which it is refused.
 
     Raises:
-        DamagedError: the file is not what was written.
+        DamagedError: the file is not what was written, or has no checksum to tell.
         InputError: the file is missing or larger.
     """
-    return _parse(read_file(path, at_most), os.fspath(path))[1]
+    facts = _parse(read_file(path, at_most), os.fspath(path))[1]
+    if _DIGEST not in facts:
+        raise DamagedError(f"{os.fspath(path)}: is damaged: it has no checksum")
+    return {name: value for name, value in facts.items() if name != _DIGEST}
 
 
 def fingerprint(tree: Any) -> str:
@@ -134,15 +137,15 @@ def _parse(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str,
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DamagedError(f"{where}: not a readable safetensors file: {reason}") from error
-    digest = facts.pop(_DIGEST, None)
-    if digest is not None and digest != _digest(arrays, facts):
+    if _DIGEST in facts and facts[_DIGEST] != _digest(arrays, facts):
         raise DamagedError(f"{where}: is damaged: its checksum is not that of its contents")
     return arrays, facts
 
 
 def _digest(arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, and the facts."""
-    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
+    """SHA-256 over names, dtypes, shapes and bytes, and the other facts."""
+    others = {name: value for name, value in facts.items() if name != _DIGEST}
+    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"{name} {array.dtype} {array.shape};".encode())

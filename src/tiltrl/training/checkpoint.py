@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
-
-import jax
 
 from tiltrl.errors import InputError
 from tiltrl.serialization import DamagedError, load_arrays, load_facts, save_arrays
@@ -20,6 +19,7 @@ FORMAT = "1"
 KEPT = 2
 """Should the last one be damaged, there is the one before."""
 _PATTERN = "step-*.safetensors"
+_MOST_BYTES = 1 << 34  # of one checkpoint
 
 
 class Checkpoints:
@@ -34,6 +34,7 @@ class Checkpoints:
         """
         self.folder = Path(folder)
         self._say = say
+        self._again = f"delete {folder} to start this stage again"
 
     def steps(self) -> list[int]:
         """The steps that something was saved at, ascending."""
@@ -56,21 +57,33 @@ class Checkpoints:
                 self._say(f"WARNING: {error}; going on from the one before it")
         return state, 0
 
-    def _load(self, path: Path, state: State) -> State:
-        again = f"delete {self.folder} to start this stage again"
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        facts = load_facts(path, at_most=max(2 * size, 1 << 30))
+    def check(self) -> None:
+        """Refuse what could not be continued anyway, before anything is made for it.
+
+        Raises:
+            InputError: the newest saved state is of another version.
+        """
+        for step in self.steps()[-1:]:
+            with suppress(DamagedError):  # which `restore` deals with
+                self._facts(self._path(step))
+
+    def _facts(self, path: Path) -> dict[str, str]:
+        facts = load_facts(path, _MOST_BYTES)
         if facts.get("format") != FORMAT:
             raise InputError(
                 f"{path}: is a checkpoint of format {facts.get('format')!r}; this version goes on from format {FORMAT} "
-                f"only; {again}"
+                f"only; {self._again}"
             )
+        return facts
+
+    def _load(self, path: Path, state: State) -> State:
+        facts = self._facts(path)
         try:
             restored = load_arrays(path, state)
         except DamagedError:
             raise
         except InputError as error:
-            raise InputError(f"{error}; the checkpoint cannot be continued: {again}") from error
+            raise InputError(f"{error}; the checkpoint cannot be continued: {self._again}") from error
         if changed := [name for name, version in _versions().items() if facts.get(name) != version]:
             before = ", ".join(f"{name} {facts.get(name)}" for name in changed)
             self._say(f"{path.parent.parent.name}: begun with {before}: equal to a run by one version up to rounding")

@@ -62,6 +62,9 @@ class FolderSession:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> FolderSession:
+        """Raises InputError where what was saved is of another version."""
+        self._checkpoints.check()
+
         def request_stop(signum: int, frame: FrameType | None) -> None:
             # A second signal does not wait for the steps that are being computed.
             if self._stop is not None:

@@ -199,7 +199,7 @@ def _aim(
     """A stage that is still to come, the one with the fewest kills so far, and how many seconds into it."""
     here = job.stage(folder, reference.stages)
     at = job.stages.index(here)
-    ahead = job.stages[at : at + 3]  # not far, so that a life has many deaths
+    ahead = job.stages[at : at + 2]  # not far, so that a life has many deaths
     # Now and then any, so that moments between stages, too, are hit at random.
     stage = rng.choice(ahead) if rng.random() < 0.3 else min(ahead, key=lambda stage: counts[stage])
     # A process that goes on in this stage starts up first.

@@ -28,7 +28,7 @@ def zygote() -> Iterator[Zygote]:
         yield zygote
 
 
-@pytest.mark.parametrize(("job", "lives", "least"), [(RUN, 2, 8), (BANDIT, 1, 2), (COLLECT, 2, 3)])
+@pytest.mark.parametrize(("job", "lives", "least"), [(RUN, 2, 8), (BANDIT, 1, 2), (COLLECT, 1, 2)])
 def test_a_killed_command_ends_as_an_undisturbed_one(
     zygote: Zygote, tmp_path: Path, job: Job, lives: int, least: int
 ) -> None:

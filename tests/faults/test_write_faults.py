@@ -22,7 +22,7 @@ OPTIONS = ("demo[:0.05]", "--budget", "0.005", "--episodes", "1", "--label-fract
 RUN = ("run", *OPTIONS, "--out", "out")
 BEHAVIOR = ("behavior", *OPTIONS, "--out", "out")
 EVERY = bool(os.environ.get("TILTRL_EVERY_FAULT"))
-"""Whether each place meets each error (many minutes), or one of them."""
+"""Whether each place meets each error (many minutes), or each line that wants something written meets one of them."""
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +95,11 @@ def test_each_write_may_fail(command: Command, whole: Path, tmp_path: Path, turn
     wanted, folder, told = fingerprint(whole), tmp_path / "out", tmp_path / "told"
     places: list[str] = []
     while True:
-        assert len(places) < 400, places[-5:]
+        assert len(places) < 300, places[-5:]
         code = ERRORS[(len(places) + turn) % len(ERRORS)]
         before = (
             f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import inject\n"
-            f"inject.install({str(folder)!r}, {places!r}, {code}, {str(told)!r})"
+            f"inject.install({str(folder)!r}, {places!r}, {code}, {str(told)!r}, every={EVERY})"
         )
         told.unlink(missing_ok=True)
         copy = tmp_path / "copy"
@@ -112,9 +112,11 @@ def test_each_write_may_fail(command: Command, whole: Path, tmp_path: Path, turn
         place, path = told.read_text().splitlines()
         places.append(place)
         happened = f"{errno.errorcode[code]}: {place}, {path}: status {status}, {said}"
+        print(happened)
         if status == 0:  # it could do without; then the places after this one are still to be met
             shutil.rmtree(folder)
-            shutil.copytree(copy, folder)
+            if copy.exists():
+                shutil.copytree(copy, folder)
             continue
         assert status == 2, happened
         line = one_clear_line(said)
@@ -124,7 +126,7 @@ def test_each_write_may_fail(command: Command, whole: Path, tmp_path: Path, turn
             believed = {name: digest for name, digest in wanted.items() if name.split("/")[0] in finished}
             assert not differences(finished_prints(folder), believed), happened
     assert status == 0, said
-    assert len(places) > 20, places
+    assert len(places) > (50 if EVERY else 12), places
     assert not differences(fingerprint(folder), wanted)
 
 

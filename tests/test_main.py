@@ -36,7 +36,7 @@ def raising(error: BaseException):
         (MemoryError("Unable to allocate 9 TiB"), 2, "error: not enough memory (Unable to allocate 9 TiB): lower"),
         (MemoryError(), 2, "error: not enough memory (none is left): lower"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"), 2, "error: not enough memory (RESOURCE_EXH"),
-        (KeyboardInterrupt(), 3, "interrupted; the same command continues"),
+        (KeyboardInterrupt(), 3, "interrupted; the same command goes on from what is saved"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -51,7 +51,28 @@ def test_what_is_no_bug_is_one_line(error, status, line, capsys, tmp_path, monke
 def test_done_and_help_are_silent(capsys):
     assert main.answer(lambda: None) == 0
     assert main.answer(raising(SystemExit(0))) == 0
+    assert main.answer(raising(SystemExit())) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_exit_with_a_text_is_a_failure_that_says_it(capsys):
+    assert main.answer(raising(SystemExit("no\nway"))) == 1
+    assert capsys.readouterr() == ("", "tiltrl: no way\n")
+
+
+def test_what_fails_while_an_interrupted_command_ends_does_not_replace_the_interruption(capsys):
+    def command() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device", "a")
+            except OSError as error:
+                raise InputError("a: cannot be written: No space left on device") from error
+
+    assert main.answer(command) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("tiltrl: interrupted, and while it stopped: a: cannot be written: No space left on device; ")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(errno.ENOENT, "No such file", "a"), ValueError()])
@@ -124,7 +145,76 @@ def test_a_signal_while_the_command_runs_is_an_interruption(where):
     assert process.stdout is not None and process.stdout.readline().startswith("ru")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command continues from here\n")
+    assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command goes on from what is saved\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "line"),
+    [
+        ("KeyboardInterrupt", 3, "interrupted; the same command goes on from what is saved"),
+        ("tiltrl.errors.InputError('x: is bad')", 2, "error: x: is bad"),
+    ],
+)
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT", "SIGHUP", "SIGALRM"])
+def test_a_second_signal_while_the_end_is_told_changes_nothing(first, status, line, second):
+    process = start(
+        "import os, signal, sys, tiltrl.cli, tiltrl.errors, tiltrl.main",
+        "class Told:",
+        "    def __getattr__(self, name): return getattr(sys.__stderr__, name)",
+        f"    def write(self, text): os.kill(os.getpid(), signal.{second}); sys.__stderr__.write(text)",
+        "def command():",
+        # As a destructor's lost interrupt asks for.
+        "    signal.signal(signal.SIGALRM, tiltrl.main._interrupt)",
+        "    sys.stderr = Told()",
+        f"    raise {first}",
+        "tiltrl.cli.main = command",
+        "tiltrl.main.main()",
+    )
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (status, f"tiltrl: {line}\n")
+
+
+def test_a_signal_just_before_the_command_is_an_interruption():
+    process = start(
+        "import os, signal, tiltrl.cli, tiltrl.main",
+        "tiltrl.main.answer = lambda command: os.kill(os.getpid(), signal.SIGTERM)",
+        "tiltrl.main.main()",
+    )
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command goes on from what is saved\n")
+
+
+@pytest.mark.parametrize("say", ["", "progress.say('x')"], ids=["the bars alone", "a line too"])
+def test_a_closed_terminal_is_an_interruption(say, tmp_path):
+    control, terminal = os.openpty()
+    process = start(
+        "import fcntl, os, sys, termios, time, tiltrl.cli, tiltrl.main",
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
+        "from tiltrl.progress import LiveProgress",
+        "from rich.console import Console",
+        "def command():",
+        "    with LiveProgress(Console(force_terminal=True)) as progress:",
+        "        progress.start('a stage', 10)",
+        "        os.write(1, b'running')",
+        "        try: time.sleep(60)",
+        "        except KeyboardInterrupt:",
+        f"            {say or 'pass'}",
+        "            raise",
+        "tiltrl.cli.main = command",
+        "tiltrl.main.main()",
+        stdin=terminal,
+        stdout=terminal,
+        cwd=tmp_path,
+    )
+    os.close(terminal)
+    shown = b""
+    while b"running" not in shown:
+        shown += os.read(control, 4096)
+    os.close(control)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 3, said
+    assert said.startswith("tiltrl: interrupted") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_output_that_nobody_reads_is_no_bug(tmp_path):

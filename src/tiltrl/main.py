@@ -1,7 +1,7 @@
 """Entry point of `tiltrl`: however a command ends, it ends with one line and one of four exit statuses.
 
 0: done. 2: the input cannot be used, or the machine refuses (disk full, no permission, too little memory). 3:
-interrupted; the same command continues. 1: a bug of ours, whose traceback is saved.
+interrupted; the same command goes on from what is saved. 1: a bug of ours, whose traceback is saved.
 
 Signals are taken care of before anything else is imported, so this module imports next to nothing itself.
 """
@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -41,31 +42,55 @@ def main() -> NoReturn:
     _on_stop(_leave_at_once)
     from tiltrl.cli import main as command_line
 
-    _on_stop(_interrupt)
     # Python drops what is raised in a destructor or a callback of the garbage collector; an interrupt must not be lost.
     sys.unraisablehook = _again_if_interrupt
-    status = answer(command_line)
+    try:
+        _on_stop(_interrupt)
+        status = answer(command_line)
+        _heed_no_more()
+    except KeyboardInterrupt:  # in the moment before `answer` begins, or when it has caught what ended the command
+        status = _interrupted()
     _on_stop(lambda *_: os._exit(status))  # another signal while the interpreter shuts down changes nothing
     sys.exit(status)
 
 
 def answer(command: Callable[[], object]) -> int:
-    """Run the command; say in one line on stderr how it ended, unless well, and return the exit status."""
+    """Run the command; say in one line on stderr how it ended, unless well, and return the exit status.
+
+    From then on further signals change nothing.
+    """
     try:
         command()
         sys.stdout.flush()
     except SystemExit as end:  # of --help
-        return end.code if isinstance(end.code, int) else DONE
+        _heed_no_more()
+        if end.code is None or isinstance(end.code, int):
+            return end.code or DONE
+        return _end(BUG, _one_line(end.code))
     except KeyboardInterrupt:
-        return _end(INTERRUPTED, "interrupted; the same command continues from here")
-    except BrokenPipeError:
-        # Whatever is still to be flushed goes nowhere, instead of failing once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _end(INTERRUPTED, "interrupted: nobody reads its output any more; the same command continues from here")
+        return _interrupted()
     except Exception as error:
-        reason = _refusal(error)
-        return _end(BUG, _report(error)) if reason is None else _end(BAD_INPUT, f"error: {reason}")
+        _heed_no_more()
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _output_is_lost()):
+            return _interrupted(": nobody reads its output any more")
+        if (reason := _refusal(error)) is None:
+            return _end(BUG, _report(error))
+        if _stopped(error):
+            return _interrupted(f", and while it stopped: {reason}")
+        return _end(BAD_INPUT, f"error: {reason}")
     return DONE
+
+
+def _interrupted(how: str = "") -> int:
+    _heed_no_more()
+    return _end(INTERRUPTED, f"interrupted{how}; the same command goes on from what is saved")
+
+
+def _stopped(error: BaseException | None) -> bool:
+    """Whether it was raised while an interrupted command ended."""
+    if error is None or isinstance(error, KeyboardInterrupt):
+        return error is not None
+    return _stopped(error.__cause__) or _stopped(error.__context__)
 
 
 def _refusal(error: Exception) -> str | None:
@@ -120,11 +145,22 @@ def _one_line(value: Any) -> str:
 
 
 def _end(status: int, line: str) -> int:
-    try:
+    with suppress(OSError):  # the terminal is gone
         print(f"tiltrl: {line}", file=sys.stderr, flush=True)
-    except OSError:  # the terminal is gone
-        return status
+    _output_is_lost()
     return status
+
+
+def _output_is_lost() -> bool:
+    """Whether nobody reads it; what is still to be printed then goes nowhere, instead of failing again at exit."""
+    lost = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            lost |= error.errno in (errno.EPIPE, errno.EIO)  # a pipe's reader has ended, a terminal was closed
+    return lost
 
 
 # --- Signals ----------------------------------------------------------------------------------------------------------
@@ -144,6 +180,16 @@ def _leave_at_once(*_: object) -> NoReturn:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _heed_no_more() -> None:
+    """Let signals that come while a command's end is told change nothing."""
+    for number in [*STOPS, *([signal.SIGALRM] if hasattr(signal, "SIGALRM") else [])]:
+        if signal.getsignal(number) is _interrupt:  # and not a handler of whoever called `answer`
+            signal.signal(number, _nothing)
+
+
+def _nothing(*_: object) -> None: ...
 
 
 def _again_if_interrupt(lost: Any) -> None:

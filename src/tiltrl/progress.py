@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -52,7 +53,8 @@ class LiveProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        with suppress(OSError):  # a terminal that was closed; what ended the stages is not to be replaced by that
+            self._bars.stop()
 
     def start(self, stage: str, total: int) -> None:
         """Add the stage's bar."""

@@ -6,9 +6,11 @@ import gc
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,12 +102,67 @@ def test_a_forked_child_does_not_unlock(tmp_path: Path) -> None:
     lock.close()
 
 
-def test_a_sign_of_life_from_another_machine_is_believed(tmp_path: Path) -> None:
+@contextmanager
+def beating(folder: Path) -> Iterator[None]:
+    """Somebody gives signs of life."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.05):
+            os.utime(folder / OWNER)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_owner_elsewhere_is_believed_when_it_gives_another_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "_LOOK_SECONDS", 0.02)
     owned_elsewhere(tmp_path, age=40)
-    with pytest.raises(InputError, match=r"process 1 on elsewhere .* (39|40|41) seconds old: .* in (19|20|21) seconds"):
-        FolderLock(tmp_path)
+    with beating(tmp_path), pytest.raises(InputError, match=r"runs/mine: process 1 on elsewhere .* works in it; wait"):
+        FolderLock(tmp_path, name="runs/mine")
     assert json.loads((tmp_path / OWNER).read_text()) == ELSEWHERE
+    said = capsys.readouterr().err
+    assert said.startswith("tiltrl: runs/mine: process 1 on elsewhere since 2026") and said.count("\n") == 1
     FolderLock(tmp_path / "other").close()
+
+
+def test_an_owner_elsewhere_that_was_killed_is_waited_for_and_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "_LOOK_SECONDS", 0.02)
+    owned_elsewhere(tmp_path, age=59.5)
+    began = time.monotonic()
+    lock = FolderLock(tmp_path)
+    assert 0.2 < time.monotonic() - began < 30
+    assert json.loads((tmp_path / OWNER).read_text())["pid"] == os.getpid()
+    said = capsys.readouterr().err
+    assert re.search(r"sign of life (59|60) seconds ago; .* going on in (0|1) seconds if there is none\n$", said)
+    lock.close()
+
+
+def test_an_owner_elsewhere_that_ends_meanwhile_is_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned_elsewhere(tmp_path, age=0)
+    monkeypatch.setattr("time.sleep", lambda _: (tmp_path / OWNER).unlink())
+    FolderLock(tmp_path).close()
+
+
+def test_a_signal_ends_the_wait_and_frees_the_folder(tmp_path: Path) -> None:
+    owned_elsewhere(tmp_path, age=0)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and "waiting for the next one" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read().endswith("KeyboardInterrupt\n")
+    assert json.loads((tmp_path / OWNER).read_text()) == ELSEWHERE
 
 
 @pytest.mark.parametrize("age", [61, 1e6, -1e6], ids=["just stale", "long gone", "from the future"])
@@ -144,15 +201,18 @@ def test_without_the_systems_locks_signs_of_life_decide(tmp_path: Path, monkeypa
     def missing(*_: object, **__: object) -> None:
         raise OSError(38, "Function not implemented")
 
+    monkeypatch.setattr(locks, "_LOOK_SECONDS", 0.02)
     monkeypatch.setattr(locks.FileLock, "acquire", missing)
     (tmp_path / LOCK).touch()
     owned_elsewhere(tmp_path, age=0, host=platform.node(), pid=os.getppid())
-    with pytest.raises(InputError, match=f"process {os.getppid()} on"):
+    with beating(tmp_path), pytest.raises(InputError, match=f"process {os.getppid()} on"):
         FolderLock(tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    owned_elsewhere(tmp_path, age=0, host=platform.node(), pid=gone.pid)
-    FolderLock(tmp_path).close()
+    for pid in (gone.pid, os.getpid()):  # ours, where every container has but one process
+        owned_elsewhere(tmp_path, age=0, host=platform.node(), pid=pid)
+        monkeypatch.setattr("time.sleep", pytest.fail)
+        FolderLock(tmp_path).close()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

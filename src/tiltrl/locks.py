@@ -2,7 +2,9 @@
 
 `.lock` carries a lock of the operating system, which frees it when the process ends, however it ends. `.owner.json`
 says who holds it. Between machines that share a folder such locks are not always seen, so the owner also touches
-`.owner.json` every few seconds, and a process on another machine believes it as long as that was lately.
+`.owner.json` every few seconds. Where it has lately, a process on another machine watches for the next time: an owner
+that gives no sign of life for a minute is gone, as after a kill, and the folder is taken over. One that was merely
+suspended for so long does not notice.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """Age of the last sign of life from which on an owner on another machine is gone."""
 
+_LOOK_SECONDS = 1.0  # between two looks for a sign of life
 _PATIENCE_SECONDS = 1.0  # a process that was killed a moment ago takes its time to end
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # some network file systems have none
 
@@ -113,7 +116,7 @@ def _locked(folder: Path, name: str) -> _Hold:
         raise InputError(f"{name}: cannot be written: {reason(error)}") from error
     owner = _Owner(os.getpid(), platform.node(), _command(), time.strftime("%Y-%m-%d %H:%M:%S %z"))
     try:
-        _refuse_living(folder, name, seen_by_kernel=locked)
+        _outwait(folder, name, seen_by_kernel=locked)
         write_json(folder / OWNER, asdict(owner))
     except BaseException:
         lock.release()
@@ -134,25 +137,41 @@ def _acquired(lock: FileLock) -> bool:
     return True
 
 
-def _refuse_living(folder: Path, name: str, *, seen_by_kernel: bool) -> None:
-    """Refuse where the last owner may be alive although the operating system does not say so.
+def _outwait(folder: Path, name: str, *, seen_by_kernel: bool) -> None:
+    """Wait until the last owner is surely gone, where the operating system does not say so; says once that it waits.
 
     Raises:
-        InputError: it may be.
+        InputError: it gave a sign of life meanwhile.
     """
-    owner = _owner(folder)
-    if owner is None:
-        return
-    if owner.host == platform.node() and (seen_by_kernel or process_is_gone(owner.pid)):
-        return
-    with suppress(OSError):  # it ended this moment, or cannot be asked
-        os.utime(folder / LOCK)  # the file system's own clock, which may be another than ours
-        age = abs((folder / LOCK).stat().st_mtime - (folder / OWNER).stat().st_mtime)
-        if age < STALE_SECONDS:
-            raise InputError(
-                f"{_refusal(name, owner)}; its last sign of life is {age:.0f} seconds old: if it was killed, try "
-                f"again in {STALE_SECONDS - age:.0f} seconds"
+    watched: tuple[_Owner, float] | None = None
+    while (owner := _owner(folder)) is not None and not _is_gone(owner, seen_by_kernel):
+        try:
+            os.utime(folder / LOCK)  # the file system's own clock, which may be another than ours
+            seen = (folder / OWNER).stat().st_mtime
+            age = abs((folder / LOCK).stat().st_mtime - seen)
+        except OSError:  # it ended this moment, or cannot be asked
+            return
+        if age >= STALE_SECONDS:
+            return
+        if watched is None:
+            watched = owner, seen
+            print(
+                f"tiltrl: {name}: {owner} gave a sign of life {age:.0f} seconds ago; waiting for the next one, and "
+                f"going on in {STALE_SECONDS - age:.0f} seconds if there is none",
+                file=sys.stderr,
+                flush=True,
             )
+        elif watched != (owner, seen):
+            raise InputError(_refusal(name, owner))
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_gone(owner: _Owner, seen_by_kernel: bool) -> bool:
+    """Whether an owner on this machine is known to have ended."""
+    if owner.host != platform.node():
+        return False
+    # In containers every process may have the same number, and ours is not the one that wrote it.
+    return seen_by_kernel or owner.pid == os.getpid() or process_is_gone(owner.pid)
 
 
 def _unlock(folder: Path, lock: FileLock, owner: _Owner, stop: threading.Event) -> None:

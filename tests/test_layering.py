@@ -41,7 +41,7 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 WITHOUT_JAX = ("data", "evaluation", "environments")
 ALLOWED = {
     "data": {"errors", "types", "files", "config_io", "environments", "data"},
-    "evaluation": {"errors", "types", "files", "environments", "evaluation"},
+    "evaluation": {"errors", "types", "files", "config_io", "environments", "evaluation"},
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "torch"}
 

@@ -31,7 +31,7 @@ from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import assess, train_critic
 from tiltrl.stages.keys import stage_key
 from tiltrl.stages.prepare import behavior_data, scaling_of
-from tiltrl.training.parts import Rows
+from tiltrl.training.rows import KeptRows
 from tiltrl.types import Scaling, Transitions, read
 
 MOST_SEEDS = 100_000
@@ -79,7 +79,7 @@ def check_score(
     behavior: Energy,
     held_out: Transitions,
     preset: Preset,
-    kept: Rows | None = None,
+    kept: KeptRows | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TrustCheck:
     """The critic's trust check, with a few candidates of the behavior at every held-out step; rewards transformed."""

@@ -40,7 +40,7 @@ from tiltrl.options import RunConfig
 from tiltrl.policy import Policy
 from tiltrl.presets import Preset, check_betas, preset_named
 from tiltrl.progress import Reporter
-from tiltrl.results import describe_trust, write_results
+from tiltrl.results import PolicyEpisodes, describe_trust, write_results
 from tiltrl.runs import RunFolder, Stage
 from tiltrl.serialization import save_arrays
 from tiltrl.stages.align import train_policy
@@ -54,7 +54,7 @@ from tiltrl.stages.keys import Purpose, stage_key
 from tiltrl.stages.prepare import behavior_data, scaling_of
 from tiltrl.trained import arrays_of, trained
 from tiltrl.training.loop import Session
-from tiltrl.training.parts import RowParts
+from tiltrl.training.rows import KeptRows
 from tiltrl.types import Candidates, Scaling, Transitions, read
 
 
@@ -98,7 +98,7 @@ class Run:
             "seed": config.seed,
         }
         self.folder = RunFolder(config.folder, identity)
-        self.episodes: list[dict[str, Any]] = []  # of every policy evaluated, with raw returns
+        self.episodes: list[PolicyEpisodes] = []  # of every policy evaluated, with raw returns
         self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
 
     @cached_property
@@ -284,7 +284,7 @@ class Run:
             for label, members in ((name, plain[name]), (f"{name}, best of {self.preset.candidates}", best_of[name])):
                 found = [self._episodes(stage, label, policy, self._seeds[i]) for i, policy in enumerate(members)]
                 self.episodes += found
-                returns = np.array([episodes["returns"] for episodes in found])
+                returns = np.array([episodes.returns for episodes in found])
                 rows.append(Row(label, normalized_score(returns, task)))
             if not stage.done:
                 stage.finish({}, began)
@@ -340,9 +340,9 @@ class Run:
     def _progress(self, done: int, total: int) -> None:
         self.reporter.update(done, total, {})
 
-    def _parts(self, stage: Stage, i: int) -> RowParts:
+    def _parts(self, stage: Stage, i: int) -> KeptRows:
         """Where a stage keeps the actions it has drawn for seed number i."""
-        return RowParts(stage.folder / "parts" / f"seed{self._seeds[i]}", self.reporter.say, self.saving.every)
+        return KeptRows(stage.folder / "parts" / f"seed{self._seeds[i]}", self.reporter.say, self.saving.every)
 
     def _score(self, critics: Critic, i: int) -> CriticScore:
         """The critic of seed number i, unchecked."""
@@ -362,21 +362,19 @@ class Run:
         policy = Policy(network, config)
         return with_critic(policy, self._score(self.critic, i), self.preset.candidates) if best_of else policy
 
-    def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> dict[str, Any]:
+    def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> PolicyEpisodes:
         """Raw returns of one policy's episodes, kept in a file of their own."""
         label = f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}"
         path = stage.folder / f"{label}.json"
         if path.is_file():
-            return read_json(path)
+            episodes = from_json(PolicyEpisodes, read_json(path), str(path))
+            if len(episodes.returns) != self.config.episodes:
+                raise InputError(f"{path}: field returns: holds {len(episodes.returns)} episodes; {stage.redo}")
+            return episodes
         self.reporter.start(f"evaluate {name}, seed {seed}", 1)
         kept = kept_in(stage.folder / "parts" / label)
         found = evaluate(policy, self.config.episodes, seed, self._progress, kept)
-        episodes = {
-            "policy": name,
-            "seed": seed,
-            "returns": found.returns.tolist(),
-            "lengths": found.lengths.tolist(),
-            "environment_seeds": found.seeds.tolist(),
-        }
+        numbers = found.returns.tolist(), found.lengths.tolist(), found.seeds.tolist()
+        episodes = PolicyEpisodes(name, seed, *map(tuple, numbers))
         write_json(path, episodes)
         return episodes

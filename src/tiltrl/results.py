@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ _MEANING = {
     "weak": "it was not seen to rank held-out actions better than chance",
     "harmful": "it ranks held-out actions worse than chance",
 }
+
+
+@dataclass(frozen=True)
+class PolicyEpisodes:
+    """What came of one policy of one seed, as it is kept."""
+
+    policy: str
+    seed: int
+    returns: tuple[float, ...]  # raw
+    lengths: tuple[int, ...]
+    environment_seeds: tuple[int, ...]
 
 
 def describe_trust(seed: int, check: TrustCheck, *, shrinks: bool) -> str:

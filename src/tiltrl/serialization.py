@@ -17,16 +17,16 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from tiltrl.errors import InputError
-from tiltrl.files import read_file, write_atomically
+from tiltrl.files import read_file, reason, write_atomically
 
 Tree = TypeVar("Tree")
 
-HEADER_BYTES = 1 << 24
-"""Names, shapes and facts of a file may take this much (16 MiB) beside its arrays."""
+HEADER_BYTES = 1 << 20
+"""Names, shapes and facts of a file may take this much (1 MiB) beside its arrays."""
 _DIGEST = "sha256"
 
 
@@ -68,21 +68,20 @@ def load_arrays(path: str | os.PathLike[str], like: Tree) -> Tree:
     return unpack(read_file(path, bytes_of(like) + HEADER_BYTES), like, os.fspath(path))
 
 
-def load_facts(path: str | os.PathLike[str], at_most: int) -> dict[str, str]:
-    """What was said of a file's arrays, after a check that nothing in it is damaged.
-
-    Args:
-        path: the file.
-        at_most: its size in bytes, above which it is refused.
+def load_facts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What was said of a file's arrays, which are not read.
 
     Raises:
-        DamagedError: the file is not what was written, or has no checksum to tell.
-        InputError: the file is missing or larger.
+        DamagedError: the file's header cannot be read, or has no checksum.
     """
-    facts = _parse(read_file(path, at_most), os.fspath(path))[1]
-    if _DIGEST not in facts:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{os.fspath(path)}: not a readable safetensors file: {reason(error)}") from error
+    if facts.pop(_DIGEST, None) is None:
         raise DamagedError(f"{os.fspath(path)}: is damaged: it has no checksum")
-    return {name: value for name, value in facts.items() if name != _DIGEST}
+    return facts
 
 
 def fingerprint(tree: Any) -> str:
@@ -130,13 +129,14 @@ def unpack(content: bytes, like: Tree, where: str) -> Tree:
 
 def _parse(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and facts of a file's content, its checksum verified where it has one."""
+    size = int.from_bytes(content[:8], "little")
+    if size > HEADER_BYTES:  # before it is taken apart, which takes many times as much memory
+        raise DamagedError(f"{where}: is damaged: its header takes {size} bytes, more than the {HEADER_BYTES} allowed")
     try:
         arrays = load(content)
-        size = int.from_bytes(content[:8], "little")
         facts = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise DamagedError(f"{where}: not a readable safetensors file: {reason}") from error
+        raise DamagedError(f"{where}: not a readable safetensors file: {' '.join(str(error).split())}") from error
     if _DIGEST in facts and facts[_DIGEST] != _digest(arrays, facts):
         raise DamagedError(f"{where}: is damaged: its checksum is not that of its contents")
     return arrays, facts

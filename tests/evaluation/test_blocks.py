@@ -39,7 +39,8 @@ def test_blocks_are_joined_in_order() -> None:
         np.testing.assert_array_equal(getattr(whole, part), getattr(episodes(5), part))
 
 
-def test_a_damaged_block_is_named(tmp_path: Path) -> None:
-    (tmp_path / "block0.json").write_text('{"returns": [1.0')
+@pytest.mark.parametrize("content", ['{"returns": [1.0', "{}", '{"returns": [1.0], "lengths": [], "seeds": [3]}'])
+def test_a_damaged_block_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "block0.json").write_text(content)
     with pytest.raises(InputError, match="block0.json"):
         kept_in(tmp_path)(0, lambda: episodes(1))

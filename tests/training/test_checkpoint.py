@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,12 @@ def reopen(tmp_path: Path, heard: list[str]) -> Callable[[], Checkpoints]:
     return lambda: Checkpoints(tmp_path / "checkpoints", heard.append)
 
 
+def found(checkpoints: Checkpoints, like: Any) -> tuple[Any, int]:
+    restored = checkpoints.restore(like)
+    assert restored is not None
+    return restored[:2]
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
@@ -44,7 +52,7 @@ def learner(seed: int, width: int = 4) -> Learner:
 def test_a_learner_comes_back_whole(reopen: Callable[[], Checkpoints]) -> None:
     saved = learner(0)
     reopen().save(7, saved)
-    restored, step = reopen().restore(learner(1))
+    restored, step = found(reopen(), learner(1))
     assert step == 7
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
@@ -52,8 +60,7 @@ def test_a_learner_comes_back_whole(reopen: Callable[[], Checkpoints]) -> None:
 
 
 def test_nothing_saved_gives_back_the_start(reopen: Callable[[], Checkpoints]) -> None:
-    start = learner(0)
-    assert reopen().restore(start) == (start, 0)
+    assert reopen().restore(learner(0)) is None
 
 
 def test_the_newest_of_the_last_two_is_restored(reopen: Callable[[], Checkpoints], tmp_path: Path) -> None:
@@ -61,7 +68,7 @@ def test_the_newest_of_the_last_two_is_restored(reopen: Callable[[], Checkpoints
     for step in (1, 2, 3):
         checkpoints.save(step, {"x": jnp.array(float(step))})
     assert files(tmp_path) == ["step-0000000002.safetensors", "step-0000000003.safetensors"]
-    state, step = reopen().restore({"x": jnp.array(0.0)})
+    state, step = found(reopen(), {"x": jnp.array(0.0)})
     assert (float(state["x"]), step) == (3.0, 3)
 
 
@@ -69,7 +76,7 @@ def test_a_step_saved_again_replaces_what_was(reopen: Callable[[], Checkpoints])
     checkpoints = reopen()
     checkpoints.save(1, {"x": jnp.array(1.0)})
     checkpoints.save(1, {"x": jnp.array(2.0)})
-    assert float(reopen().restore({"x": jnp.array(0.0)})[0]["x"]) == 2.0
+    assert float(found(reopen(), {"x": jnp.array(0.0)})[0]["x"]) == 2.0
 
 
 def damage_a_bit(path: Path) -> None:
@@ -93,9 +100,9 @@ def test_a_damaged_one_is_named_and_the_one_before_used(
     for step in (1, 2):
         reopen().save(step, {"x": jnp.array(float(step))})
     damage(tmp_path / "checkpoints/step-0000000002.safetensors")
-    state, step = reopen().restore({"x": jnp.array(0.0)})
+    state, step = found(reopen(), {"x": jnp.array(0.0)})
     assert (float(state["x"]), step) == (1.0, 1)
-    assert len(heard) == 1 and "step-0000000002.safetensors" in heard[0] and "the one before" in heard[0]
+    assert len(heard) == 1 and "step-0000000002.safetensors" in heard[0] and "going on from step 1" in heard[0]
     # It stays to be looked at, and counts no more.
     assert reopen().steps() == [1]
     assert "damaged-step-0000000002.safetensors" in files(tmp_path)
@@ -107,22 +114,51 @@ def test_one_of_another_format_is_refused(reopen: Callable[[], Checkpoints], tmp
         reopen().restore({"x": jnp.zeros(())})
 
 
-def test_other_versions_of_jax_are_told_of(
-    reopen: Callable[[], Checkpoints], heard: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_damaged_one_without_one_before_means_starting_again(
+    reopen: Callable[[], Checkpoints], heard: list[str], tmp_path: Path
 ) -> None:
+    reopen().save(2, {"x": jnp.array(1.0)})
+    empty(tmp_path / "checkpoints/step-0000000002.safetensors")
+    assert reopen().restore({"x": jnp.array(0.0)}) is None
+    assert "starting again" in heard[0]
+
+
+def test_one_that_the_disk_cannot_read_is_damaged(
+    reopen: Callable[[], Checkpoints], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        reopen().save(step, {"x": jnp.array(float(step))})
+
+    def failing(path: Path, at_most: int) -> bytes:
+        if "0002" in path.name:
+            raise InputError(f"{path}: cannot be read: Input/output error") from OSError(
+                errno.EIO, "Input/output error"
+            )
+        return path.read_bytes()
+
+    monkeypatch.setattr("tiltrl.serialization.read_file", failing)
+    assert found(reopen(), {"x": jnp.array(0.0)})[1] == 1
+
+
+def test_files_of_other_names_are_left_alone(reopen: Callable[[], Checkpoints], tmp_path: Path) -> None:
     reopen().save(1, {"x": jnp.array(1.0)})
-    monkeypatch.setattr("tiltrl.training.checkpoint._versions", lambda: {"jax": "99.0"})
-    assert reopen().restore({"x": jnp.array(0.0)})[1] == 1
-    assert len(heard) == 1 and f"begun with jax {jax.__version__}" in heard[0]
+    (tmp_path / "checkpoints/step-0000000010 (copy).safetensors").write_bytes(b"")
+    assert reopen().steps() == [1]
+
+
+def test_what_is_said_of_a_state_comes_back(reopen: Callable[[], Checkpoints]) -> None:
+    reopen().save(1, {"x": jnp.array(1.0)}, {"metrics_bytes": "77"})
+    restored = reopen().restore({"x": jnp.array(0.0)})
+    assert restored is not None and restored[2] == {"format": "1", "step": "1", "metrics_bytes": "77"}
 
 
 def test_a_state_of_another_shape_is_refused(reopen: Callable[[], Checkpoints]) -> None:
     reopen().save(1, learner(0))
-    with pytest.raises(InputError, match="the checkpoint cannot be continued: delete .*checkpoints to start"):
+    with pytest.raises(InputError, match="is float32.*; delete .*checkpoints to start this stage again"):
         reopen().restore(learner(0, width=8))
 
 
 def test_a_state_of_another_structure_is_refused(reopen: Callable[[], Checkpoints]) -> None:
     reopen().save(1, {"x": jnp.zeros(2)})
-    with pytest.raises(InputError, match="cannot be continued"):
+    with pytest.raises(InputError, match="array .x. is unexpected.*start this stage again|array .y. is missing.*again"):
         reopen().restore({"y": jnp.zeros(2)})

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tiltrl.training.loop import Diverged, Progress, fit
+from tiltrl.errors import InputError
+from tiltrl.training.loop import Diverged, Quiet, TrainState, fit
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 STEPS = 30
@@ -23,16 +24,15 @@ class Kept:
     def __init__(self, state: Any = None, step: int = 0):
         self.state, self.step, self.heard = state, step, []
 
-    def restore(self, progress: Progress) -> tuple[Progress, int]:
-        return (progress, 0) if self.state is None else (jax.tree.map(jnp.copy, self.state), self.step)
+    def restore(self, train: TrainState) -> tuple[TrainState, int]:
+        return (train, 0) if self.state is None else (self.state, self.step)
 
-    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, progress: Progress) -> None:
-        # A copy: the loop donates its buffers to the next steps.
-        self.state, self.step = jax.tree.map(jnp.copy, progress), step
+    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, train: TrainState) -> None:
+        self.state, self.step = train, step
         if metrics is not None:
             self.heard.append((step, steps, metrics["loss"].shape))
 
-    def diverged(self, failure: Diverged) -> tuple[Progress, int]:
+    def diverged(self, failure: Diverged) -> tuple[TrainState, int]:
         raise failure
 
 
@@ -144,3 +144,40 @@ def test_the_second_moment_forgets_at_its_rate() -> None:
     for decay, size in sizes.items():
         square = sum(decay**k * g**2 for k, g in enumerate((1, 1, 1, 100))) * (1 - decay) / (1 - decay**4)
         assert size == pytest.approx(0.1 * mean / square**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("before", [1, 2, 5])  # how the steps before were cut into bursts
+def test_a_state_that_turns_bad_is_found_to_the_step_with_the_state_before_and_its_batch(before: int) -> None:
+    """The weights of step 7 are NaN although its loss was finite, so that no metric tells before step 8."""
+
+    def draw(_: None, __: None, key: jax.Array) -> jax.Array:
+        return jax.random.normal(key)
+
+    def update(state: jax.Array, _: None, __: None, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        noise, count = draw(None, None, key), jnp.round(state)
+        return jnp.where(count == 6, jnp.nan, count + 1.0), {"loss": 0.0 * count + noise}
+
+    class Failing(Kept):
+        def diverged(self, failure: Diverged) -> tuple[TrainState, int]:
+            self.failure = failure
+            raise KeyboardInterrupt
+
+    session = Failing()
+    arguments = {"member_data": None, "shared_data": None, "keys": KEYS, "draw": draw, "chunk": 8}
+    fit(update, jnp.zeros(3), steps=before, session=session, **arguments)
+    resumed = Failing(session.state, before)
+    with pytest.raises(KeyboardInterrupt):
+        fit(update, jnp.zeros(3), steps=20, session=resumed, **arguments)
+    failure = resumed.failure
+    assert failure.step == 7 and np.isnan(failure.values[0])
+    np.testing.assert_array_equal(failure.before.state, 6.0)
+    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(KEYS, 6)
+    np.testing.assert_array_equal(failure.batch, jax.vmap(jax.random.normal)(step_keys))
+
+
+def test_without_a_session_divergence_is_one_sentence() -> None:
+    def update(state: jax.Array, _: None, __: None, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return state + 1.0, {"loss": jnp.where(state >= 4.0, jnp.inf, state)}
+
+    with pytest.raises(InputError, match=r"loss = \[inf, inf, inf\] at step 5: training diverged; lower the learning"):
+        fit(update, jnp.zeros(3), member_data=None, shared_data=None, keys=KEYS, steps=9, session=Quiet())

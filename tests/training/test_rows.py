@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiltrl.training.parts import RowParts
+from tiltrl.training.rows import KeptRows
 
 ROWS = np.arange(24, dtype=np.float32).reshape(12, 2)
 
@@ -15,7 +15,7 @@ ROWS = np.arange(24, dtype=np.float32).reshape(12, 2)
 def compute(folder: Path, until: int = 12, every: float = 0.0, said: list[str] | None = None) -> tuple[int, np.ndarray]:
     """Three rows at a time from where the folder ends; killed at row `until`. Where it began, and what it has then."""
     said = [] if said is None else said
-    with RowParts(folder, said.append, every) as kept:
+    with KeptRows(folder, said.append, every) as kept:
         found = [kept.restore((2,))]
         begun = len(found[0])
         for start in range(begun, 12, 3):
@@ -58,7 +58,7 @@ def test_rows_from_before_a_gap_do_not_get_in_the_way(tmp_path: Path) -> None:
 
 
 def test_an_error_writes_no_more(tmp_path: Path) -> None:
-    with pytest.raises(OSError), RowParts(tmp_path / "rows", print, 60.0) as kept:
+    with pytest.raises(OSError), KeptRows(tmp_path / "rows", print, 60.0) as kept:
         kept.add(ROWS)
         raise OSError
     assert not (tmp_path / "rows").exists()

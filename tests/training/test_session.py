@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -154,9 +155,12 @@ def test_divergence_is_named_to_the_step_and_its_batch_kept(tmp_path: Path) -> N
     batch = load_arrays(tmp_path / "diverged/batch.safetensors", jnp.zeros(2))
     np.testing.assert_array_equal(batch, jax.vmap(jax.random.normal)(keys))
     assert facts["batch_fingerprint"] == fingerprint(batch)
-    # The good steps 21 to 24 stay, and say what they were.
-    assert logged(tmp_path) == [10, 20, 24]
-    assert len(facts["last_good_steps"]["walk"]) == 4
+    # Steps 21 to 24 are told of here, and the log ends with the last whole chunk: they will be taken again.
+    assert len(facts["metrics_of_the_steps_before"]["walk"]) == 4
+    assert logged(tmp_path) == [10, 20]
+    with pytest.raises(InputError, match="at step 25"):
+        train(tmp_path, bad_at=25)
+    assert logged(tmp_path) == [10, 20]
 
 
 def test_a_divergence_is_taken_back_with_half_the_learning_rate(tmp_path: Path) -> None:
@@ -174,3 +178,26 @@ def test_a_divergence_is_taken_back_so_often_and_no_more(tmp_path: Path) -> None
         train(tmp_path, saving=Saving(recover=1), bad_at=3, learning_rate=1.0)
     # The first checkpoint, made for this: the very beginning, now at half the rate.
     assert saved(tmp_path) == [0]
+
+
+def test_a_divergence_without_a_checkpoint_to_go_back_to_ends(tmp_path: Path) -> None:
+    def remove(step: int, steps: int, metrics: dict[str, Any]) -> None:
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+
+    with pytest.raises(InputError, match="at step 3: training diverged, and there is no checkpoint to go back to"):
+        train(tmp_path, remove, saving=Saving(recover=1), bad_at=3, learning_rate=1.0)
+
+
+def test_a_signal_before_the_first_step_stops_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), FolderSession(tmp_path, lambda *_: None, print):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal was not heard")
+
+
+def test_a_run_that_moved_to_another_version_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, signal_at(20, signal.SIGINT))
+    monkeypatch.setattr("tiltrl.training.session._circumstances", lambda: {"jax": "99.0"})
+    heard: list[str] = []
+    train(tmp_path, say=heard.append)
+    assert len(heard) == 1 and f"begun with jax {jax.__version__}: equal up to rounding" in heard[0]

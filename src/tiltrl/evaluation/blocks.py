@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tiltrl.config_io import from_json
+from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import Episodes
 from tiltrl.files import read_json, write_json
 
@@ -23,6 +26,15 @@ def anew(block: int, run: Callable[[], Episodes]) -> Episodes:
     return run()
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Episodes as they are kept."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
 def kept_in(folder: str | os.PathLike[str]) -> Kept:
     """Keep every block in a file of the folder, which belongs to one policy, seed and number of episodes.
 
@@ -34,10 +46,12 @@ def kept_in(folder: str | os.PathLike[str]) -> Kept:
         path = Path(folder) / f"block{block}.json"
         if not path.is_file():
             done = run()
-            arrays = {"returns": done.returns, "lengths": done.lengths, "seeds": done.seeds}
-            write_json(path, {name: array.tolist() for name, array in arrays.items()})
-        found = read_json(path)
-        return Episodes(np.array(found["returns"]), np.array(found["lengths"]), np.array(found["seeds"]))
+            write_json(path, _Block(*(array.tolist() for array in (done.returns, done.lengths, done.seeds))))
+            return done
+        found = from_json(_Block, read_json(path), str(path))
+        if not len(found.returns) == len(found.lengths) == len(found.seeds):
+            raise InputError(f"{path}: returns, lengths and seeds are of different numbers; delete it to run it again")
+        return Episodes(np.array(found.returns), np.array(found.lengths), np.array(found.seeds))
 
     return kept
 

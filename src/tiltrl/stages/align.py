@@ -66,7 +66,7 @@ def alignment_loss(
     return loss, info
 
 
-Given = tuple[Energy, Float[Array, "states obs"], Float[Array, "states k act"], Float[Array, "states k"]]
+MemberData = tuple[Energy, Float[Array, "states obs"], Float[Array, "states k act"], Float[Array, "states k"]]
 """Of one member: mu, observations, candidates, their values."""
 
 
@@ -82,12 +82,12 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Lea
         second_moment=config.second_moment,
     )
 
-    def draw(given: Given, _: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def draw(given: MemberData, _: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         obs, candidates, q = given[1:]
         index = jax.random.randint(jax.random.split(key, 3)[0], (config.batch,), 0, obs.shape[0])
         return obs[index], candidates[index], q[index]
 
-    def update(learners: Learner, given: Given, betas: Array, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+    def update(learners: Learner, given: MemberData, betas: Array, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
         behavior = given[0]
         obs, chosen, q = draw(given, betas, key)
         _, time_key, noise_key = jax.random.split(key, 3)
@@ -136,7 +136,7 @@ def train_policy(
     optimizer, update, draw = _step(config)
 
     def init(behavior: Energy) -> Learner:
-        return jax.vmap(lambda _: init_learner(jax.tree.map(jnp.copy, behavior), optimizer))(betas)
+        return jax.vmap(lambda _: init_learner(behavior, optimizer))(betas)
 
     learner = fit(
         update,

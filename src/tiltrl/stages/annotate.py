@@ -15,7 +15,7 @@ from tiltrl.config_io import check_ranges
 from tiltrl.diffusion.energy import Energy, data_prediction
 from tiltrl.diffusion.samplers import Grid, Solver, sample
 from tiltrl.errors import InputError
-from tiltrl.training.parts import Rows
+from tiltrl.training.rows import KeptRows
 from tiltrl.types import Candidates, Scaling
 
 Score = Callable[[Float[np.ndarray, "batch obs"], Float[np.ndarray, "batch act"]], Float[np.ndarray, " batch"]]
@@ -80,7 +80,7 @@ def sample_candidates(
     key: PRNGKeyArray,
     *,
     batch: int = 512,
-    kept: Rows | None = None,
+    kept: KeptRows | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "states k act"]:
     """K independent actions of one behavior model for each normalized state, in the unit box.
@@ -157,7 +157,7 @@ def make_candidates(
     config: AnnotateConfig,
     sampler: SamplerConfig,
     key: PRNGKeyArray,
-    kept: Rows | None = None,
+    kept: KeptRows | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Candidates:
     """K actions of one behavior model at each of the given states, with their values in units of beta.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import errno
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,7 @@ FORMAT = "1"
 """Version of a checkpoint's contents; one of another version is refused."""
 KEPT = 2
 """Should the last one be damaged, there is the one before."""
-_PATTERN = "step-*.safetensors"
-_MOST_BYTES = 1 << 34  # of one checkpoint
+_NAME = re.compile(r"step-(\d{10})\.safetensors")
 
 
 class Checkpoints:
@@ -34,28 +34,10 @@ class Checkpoints:
         """
         self.folder = Path(folder)
         self._say = say
-        self._again = f"delete {folder} to start this stage again"
 
     def steps(self) -> list[int]:
         """The steps that something was saved at, ascending."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob(_PATTERN))
-
-    def restore(self, state: State) -> tuple[State, int]:
-        """The newest saved state that is not damaged and its step; the given state and 0 where there is none.
-
-        A damaged one is named and put aside.
-
-        Raises:
-            InputError: the saved state is of another version, or does not have the shape of the given one.
-        """
-        for step in reversed(self.steps()):
-            path = self._path(step)
-            try:
-                return self._load(path, state), step
-            except DamagedError as error:
-                os.replace(path, path.with_name(f"damaged-{path.name}"))
-                self._say(f"WARNING: {error}; going on from the one before it")
-        return state, 0
+        return sorted(int(found[1]) for path in self.folder.glob("*") if (found := _NAME.fullmatch(path.name)))
 
     def check(self) -> None:
         """Refuse what could not be continued anyway, before anything is made for it.
@@ -67,8 +49,31 @@ class Checkpoints:
             with suppress(DamagedError):  # which `restore` deals with
                 self._facts(self._path(step))
 
+    def restore(self, like: State) -> tuple[State, int, dict[str, str]] | None:
+        """The newest saved state that is whole, its step, and what was said of it; None where there is none.
+
+        A damaged one is named and put aside.
+
+        Raises:
+            InputError: the saved state is of another version, or does not have the shape of the given one.
+        """
+        steps = self.steps()
+        while steps:
+            step = steps.pop()
+            path = self._path(step)
+            try:
+                facts = self._facts(path)
+                return load_arrays(path, like), step, facts
+            except InputError as error:
+                if not _is_damage(error):
+                    raise InputError(f"{error}; {self._again}") from error
+                os.replace(path, path.with_name(f"damaged-{path.name}"))
+                then = f"going on from step {steps[-1]}" if steps else "there is none before it: starting again"
+                self._say(f"WARNING: {error}; {then}")
+        return None
+
     def _facts(self, path: Path) -> dict[str, str]:
-        facts = load_facts(path, _MOST_BYTES)
+        facts = load_facts(path)
         if facts.get("format") != FORMAT:
             raise InputError(
                 f"{path}: is a checkpoint of format {facts.get('format')!r}; this version goes on from format {FORMAT} "
@@ -76,33 +81,25 @@ class Checkpoints:
             )
         return facts
 
-    def _load(self, path: Path, state: State) -> State:
-        facts = self._facts(path)
-        try:
-            restored = load_arrays(path, state)
-        except DamagedError:
-            raise
-        except InputError as error:
-            raise InputError(f"{error}; the checkpoint cannot be continued: {self._again}") from error
-        if changed := [name for name, version in _versions().items() if facts.get(name) != version]:
-            before = ", ".join(f"{name} {facts.get(name)}" for name in changed)
-            self._say(f"{path.parent.parent.name}: begun with {before}: equal to a run by one version up to rounding")
-        return restored
-
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, facts: Mapping[str, str] | None = None) -> None:
         """Save the state (a pytree of arrays) under its step; the oldest of three is deleted.
 
         Raises:
             InputError: the operating system refuses (disk full, no permission).
         """
-        save_arrays(self._path(step), state, {"format": FORMAT, "step": str(step)} | _versions())
+        save_arrays(self._path(step), state, {"format": FORMAT, "step": str(step)} | dict(facts or {}))
         for old in self.steps()[:-KEPT]:
             self._path(old).unlink(missing_ok=True)
+
+    @property
+    def _again(self) -> str:
+        return f"delete {self.folder} to start this stage again"
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:010d}.safetensors"
 
 
-def _versions() -> dict[str, str]:
-    """Of what decides the last bit of a training step."""
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+def _is_damage(error: InputError) -> bool:
+    """Whether another copy would do: the contents are wrong, or the disk cannot read them."""
+    cause = error.__cause__
+    return isinstance(error, DamagedError) or (isinstance(cause, OSError) and cause.errno == errno.EIO)

@@ -8,14 +8,15 @@ changes no bit, so that a run which was stopped anywhere and continued is the ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.errors import InputError
 from tiltrl.training.stream import example, pools
@@ -33,7 +34,7 @@ PATIENCE = 0.5
 """Seconds, about, that the loop computes without listening."""
 
 
-class Progress(NamedTuple):
+class TrainState(NamedTuple):
     """All that a run at some step consists of."""
 
     state: Any
@@ -43,31 +44,30 @@ class Progress(NamedTuple):
 class Diverged(Exception):
     """A metric or a part of the state is no longer finite."""
 
-    def __init__(self, step: int, what: str, values: list[float], healthy: dict[str, np.ndarray], progress: Progress):
+    def __init__(self, step: int, what: str, values: list[float], before: TrainState, batch: Any):
         super().__init__(f"{what} = {values} at step {step}: training diverged")
         self.step = step  # counted from 1
         self.what = what
         self.values = values  # one a member, or the first that is not finite
-        self.healthy = healthy  # metrics of the chunk's steps before, an axis of steps and one of members
-        self.progress = progress  # after it
-        self.batch: Any = None  # what each member learned from in it; None where the stage does not tell
+        self.before = before  # the last good state, of the step before
+        self.batch = batch  # what each member learned from in this one; None where the stage does not tell
 
 
 class Session(Protocol):
     """What surrounds a training run: where it resumes from, where its metrics go, whether it was asked to stop."""
 
-    def restore(self, progress: Progress) -> tuple[Progress, int]:
-        """The last saved progress and its step, or the given one and 0."""
+    def restore(self, train: TrainState) -> tuple[TrainState, int]:
+        """The last saved state and its step, or the given one and 0."""
         ...
 
-    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, progress: Progress) -> None:
+    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, train: TrainState) -> None:
         """Called after every burst of steps; may save, log, draw progress, or raise to stop.
 
         `metrics` are the means of the chunk that ended with this step; None within a chunk.
         """
         ...
 
-    def diverged(self, failure: Diverged) -> tuple[Progress, int]:
+    def diverged(self, failure: Diverged) -> tuple[TrainState, int]:
         """Where to go on from after training diverged; raises where it should not go on."""
         ...
 
@@ -75,14 +75,14 @@ class Session(Protocol):
 class Quiet:
     """A session that keeps nothing, for training in memory."""
 
-    def restore(self, progress: Progress) -> tuple[Progress, int]:
+    def restore(self, train: TrainState) -> tuple[TrainState, int]:
         """Start at the beginning."""
-        return progress, 0
+        return train, 0
 
-    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, progress: Progress) -> None:
+    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, train: TrainState) -> None:
         """Keep nothing."""
 
-    def diverged(self, failure: Diverged) -> tuple[Progress, int]:
+    def diverged(self, failure: Diverged) -> tuple[TrainState, int]:
         """Give up.
 
         Raises:
@@ -92,25 +92,27 @@ class Quiet:
 
 
 @lru_cache(maxsize=16)
-def _compiled(update: Update[State]) -> Callable[..., tuple[Progress, Bool[Array, ""]]]:
-    """Steps `start` to `stop` of every member, and whether all numbers are finite after them."""
+def _compiled(update: Update[State]) -> Callable[..., TrainState]:
+    """Steps `start` to `stop` of every member."""
 
     def burst(
-        progress: Progress, start: Array, stop: Array, keys: PRNGKeyArray, member_data: Any, shared_data: Any
-    ) -> tuple[Progress, Bool[Array, ""]]:
-        def one_step(step: Array, progress: Progress) -> Progress:
-            step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+        train: TrainState, start: Array, stop: Array, keys: PRNGKeyArray, member_data: Any, shared_data: Any
+    ) -> TrainState:
+        def one_step(step: Array, train: TrainState) -> TrainState:
             state, metrics = jax.vmap(update, in_axes=(0, 0, None, 0))(
-                progress.state, member_data, shared_data, step_keys
+                train.state, member_data, shared_data, _step_keys(keys, step)
             )
-            recent = {name: rows.at[step % rows.shape[0]].set(metrics[name]) for name, rows in progress.recent.items()}
-            return Progress(state, recent)
+            recent = {name: rows.at[step % rows.shape[0]].set(metrics[name]) for name, rows in train.recent.items()}
+            return TrainState(state, recent)
 
-        progress = jax.lax.fori_loop(start, stop, one_step, progress)
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(progress.state)]
-        return progress, jnp.all(jnp.stack(finite))
+        return jax.lax.fori_loop(start, stop, one_step, train)
 
-    return jax.jit(burst, donate_argnums=0)
+    # The state before stays: should a step of the burst diverge, they are taken again one by one.
+    return jax.jit(burst)
+
+
+def _step_keys(keys: PRNGKeyArray, step: Array | int) -> PRNGKeyArray:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
 
 
 def fit(
@@ -129,7 +131,7 @@ def fit(
 
     Args:
         update: one step of one member. The same function, on arrays of the same shapes, is compiled once a process.
-        state: pytree of arrays with a leading `members` axis. Its buffers are donated: do not use it afterwards.
+        state: pytree of arrays with a leading `members` axis.
         member_data: pytree with a leading `members` axis (what differs by seed), or None.
         shared_data: what every member sees: a pytree, kept on the device whole, or a stream, of which an update gets
             the pool of its chunk.
@@ -143,72 +145,102 @@ def fit(
         InputError: training diverged, and the session does not go on.
     """
     session = Quiet() if session is None else session
-    compiled = _compiled(update)
     members = jax.vmap(update, in_axes=(0, 0, None, 0))
     shapes = jax.eval_shape(members, state, member_data, example(shared_data), keys)[1]
     recent = {name: jnp.zeros((chunk, *metric.shape), metric.dtype) for name, metric in shapes.items()}
-    progress, done = session.restore(Progress(state, recent))
-    pace = 1
+    run = partial(_run, _compiled(update), draw, keys, member_data)
+    train, done = session.restore(TrainState(state, recent))
     while done < steps:
         try:
-            # Chunks begin at multiples of their length wherever training was continued: a pool belongs to a chunk.
-            with pools(shared_data, done // chunk) as each:
-                while done < steps:
-                    pool, end = next(each), min(done - done % chunk + chunk, steps)
-                    while done < end:
-                        stop, began = min(done + pace, end), time.perf_counter()
-                        progress, finite = compiled(progress, done, stop, keys, member_data, pool)
-                        rows = _rows(jax.device_get(progress.recent), stop, chunk)
-                        pace = _pace(stop - done, time.perf_counter() - began)
-                        if (failure := _failure(rows, bool(finite), stop, progress)) is not None:
-                            if draw is not None:
-                                step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, failure.step - 1)
-                                failure.batch = jax.vmap(draw, in_axes=(0, None, 0))(member_data, pool, step_keys)
-                            raise failure
-                        done = stop
-                        means = {name: np.mean(row, axis=0, dtype=np.float64) for name, row in rows.items()}
-                        session.record(done, steps, means if done == end else None, progress)
+            with closing(_bursts(run, train, done, steps, chunk, shared_data)) as bursts:
+                for train, done in bursts:
+                    ended = done % chunk == 0 or done == steps
+                    session.record(done, steps, _means(train, done) if ended else None, train)
         except Diverged as failure:
-            progress, done = session.diverged(failure)
-    return progress.state
+            train, done = session.diverged(failure)
+    return train.state
 
 
-def _pace(steps: int, seconds: float) -> int:
-    """How many steps would have taken as long as one should have to wait; at first, of those that compile, one."""
-    return max(1, min(10 * steps, int(steps * PATIENCE / max(seconds, 1e-9))))
+def _bursts(
+    run: Callable[[TrainState, int, int, Any], TrainState],
+    train: TrainState,
+    done: int,
+    steps: int,
+    chunk: int,
+    shared_data: Any,
+) -> Generator[tuple[TrainState, int], None, None]:
+    """The state after each burst of steps, and how many are done by then; a burst ends with its chunk at the latest."""
+    pace = 1  # at first one step, which compiles
+    # Chunks begin at multiples of their length wherever training was continued, since a pool belongs to a chunk.
+    with pools(shared_data, done // chunk) as each:
+        while done < steps:
+            pool, end = next(each), min(done - done % chunk + chunk, steps)
+            while done < end:
+                stop, began = min(done + pace, end), time.perf_counter()
+                train = run(train, done, stop, pool)
+                fitting = (stop - done) * PATIENCE / max(time.perf_counter() - began, 1e-9)
+                pace = max(1, min(10 * max(pace, stop - done), int(fitting)))
+                done = stop
+                yield train, done
 
 
-def _rows(recent: dict[str, np.ndarray], done: int, chunk: int) -> dict[str, np.ndarray]:
-    """The metrics of the chunk's steps that are taken."""
-    return {name: rows[: (done - 1) % chunk + 1] for name, rows in recent.items()}
+def _run(
+    compiled: Callable[..., TrainState],
+    draw: Draw | None,
+    keys: PRNGKeyArray,
+    member_data: Any,
+    train: TrainState,
+    start: int,
+    stop: int,
+    pool: Any,
+) -> TrainState:
+    """The state after some steps.
+
+    Raises:
+        Diverged: at the first of them after which something is not finite.
+    """
+    after = compiled(train, start, stop, keys, member_data, pool)
+    if _odd(after, stop) is None:
+        return after
+    # Again one by one, to the same bits, to know the step and its batch and to have the state before it.
+    for step in range(start, stop):
+        after = compiled(train, step, step + 1, keys, member_data, pool)
+        if (odd := _odd(after, step + 1)) is not None:
+            batch = (
+                None
+                if draw is None
+                else jax.vmap(draw, in_axes=(0, None, 0))(member_data, pool, _step_keys(keys, step))
+            )
+            raise Diverged(step + 1, *odd, train, batch)
+        train = after
+    raise AssertionError("the same steps gave other bits")
 
 
-def _failure(rows: dict[str, np.ndarray], finite: bool, stop: int, progress: Progress) -> Diverged | None:
-    """The first step of the chunk of which a metric is not finite, or the last where only the state is not."""
-    steps = len(next(iter(rows.values())))
-    first = {name: _first_bad(row) for name, row in rows.items()}
-    name = min(first, key=lambda name: first[name])
-    at = first[name]
-    if at == steps and finite:
+def metrics_so_far(train: TrainState, done: int) -> dict[str, Float[np.ndarray, "steps members"]]:
+    """The metrics of the steps that are taken of the chunk that step number `done` is in."""
+    return {name: np.asarray(rows)[: (done - 1) % len(rows) + 1] for name, rows in train.recent.items()}
+
+
+def _means(train: TrainState, done: int) -> dict[str, Float[np.ndarray, " members"]]:
+    return {
+        name: np.asarray(np.mean(rows, axis=0, dtype=np.float64)) for name, rows in metrics_so_far(train, done).items()
+    }
+
+
+@jax.jit
+def _finite(leaves: list[Array]) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _odd(train: TrainState, done: int) -> tuple[str, list[float]] | None:
+    """What is not finite after step number `done`, and its values: a metric by its name, else a part of the state."""
+    for name, rows in metrics_so_far(train, done).items():
+        if not np.isfinite(rows).all():
+            return name, np.ravel(rows[-1]).tolist()
+    if _finite(jax.tree.leaves(train.state)):
         return None
-    if at < steps:
-        what, values = name, np.ravel(rows[name][at]).tolist()
-    else:
-        what, values = _first_bad_leaf(progress.state)
-        at = steps - 1
-    healthy = {name: row[:at] for name, row in rows.items()}
-    return Diverged(stop - steps + at + 1, what, values, healthy, progress)
-
-
-def _first_bad(rows: np.ndarray) -> int:
-    """Index of the first row that is not finite; their number where all are."""
-    bad = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
-    return int(np.argmax(bad)) if bad.any() else len(rows)
-
-
-def _first_bad_leaf(state: Any) -> tuple[str, list[float]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(train.state):
         values = np.ravel(np.asarray(leaf))
         if not np.isfinite(values).all():
             return jax.tree_util.keystr(path, simple=True, separator="."), values[~np.isfinite(values)][:1].tolist()
-    raise AssertionError("called where some leaf is not finite")
+    raise AssertionError("some leaf is not finite")

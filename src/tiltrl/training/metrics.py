@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,37 @@ class MetricsLog:
     Events are written by this thread, so that a disk that is full is told of where it happens.
     """
 
-    def __init__(self, folder: os.PathLike[str] | str, resume_at: int = 0):
-        """Open the log, dropping lines after `resume_at`: the steps after the last checkpoint are taken again.
+    def __init__(self, folder: os.PathLike[str] | str, size: int = 0):
+        """Open the log and cut it to the size it had at the checkpoint: the steps after are taken again.
 
         Raises:
-            InputError: a line before is damaged, or the folder cannot be written.
+            InputError: it is shorter or damaged, so that steps are missing; or the folder cannot be written.
         """
         self.path = Path(folder) / "metrics.jsonl"
-        kept = [line for line in _lines(self.path) if line["step"] <= resume_at]
-        write_atomically(self.path, "".join(map(_text, kept)).encode())
+        kept = self._cut(size)
         with self._reported():
             # Made anew, because events cannot be taken out of a file, and readers differ in what they skip.
             events = Path(folder) / "tensorboard"
-            shutil.rmtree(events, ignore_errors=True)
-            events.mkdir(parents=True)
+            events.mkdir(parents=True, exist_ok=True)
+            for old in events.glob("events*"):
+                old.unlink()
             self._file = self.path.open("a")
             self._events = EventsWriter(str(events / "events"))
             for line in kept:
                 self._add_events(line)
+
+    def _cut(self, size: int) -> list[dict[str, Any]]:
+        """The lines up to that size; what follows is dropped, be it whole lines or what a power cut left."""
+        again = f"steps are missing that its checkpoint has; delete {self.path.parent} to do this stage again"
+        content = self.path.read_bytes()[:size] if size else b""
+        if len(content) < size:
+            raise InputError(f"{self.path}: has {len(content)} bytes of at least {size}: {again}")
+        try:
+            lines = [json.loads(line) for line in content.splitlines()]
+        except ValueError as error:
+            raise InputError(f"{self.path}: is damaged ({error}): {again}") from error
+        write_atomically(self.path, content)
+        return lines
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line; arrays are written per member, and averaged over members for TensorBoard.
@@ -53,12 +65,14 @@ class MetricsLog:
         """
         line = {"step": step} | {name: np.asarray(value).tolist() for name, value in metrics.items()}
         with self._reported():
-            self._file.write(_text(line))
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # to be seen at once
             self._add_events(line)
 
-    def flush(self) -> None:
-        """Have all lines on the disk itself: a checkpoint must not survive a power cut that its metrics do not.
+    def flush(self) -> int:
+        """Have all lines on the disk itself, and return the log's size.
+
+        A checkpoint must not survive a power cut that its metrics do not.
 
         Raises:
             InputError: the operating system refuses.
@@ -66,6 +80,7 @@ class MetricsLog:
         with self._reported():
             os.fsync(self._file.fileno())
             self._events.flush()
+            return self._file.tell()
 
     def close(self) -> None:
         """Flush and close both logs.
@@ -73,9 +88,8 @@ class MetricsLog:
         Raises:
             InputError: the operating system refuses.
         """
-        with self._reported():
+        with self._reported(), closing(self._events):
             self._file.close()
-            self._events.close()
 
     def _add_events(self, line: dict[str, Any]) -> None:
         for name, value in line.items():
@@ -90,16 +104,3 @@ class MetricsLog:
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{error.filename or self.path}: cannot be written: {reason}") from error
-
-
-def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line) + "\n"
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a killed process may have left half a last one, which is later than any checkpoint."""
-    texts = path.read_text().splitlines(keepends=True) if path.exists() else []
-    try:
-        return [json.loads(text) for text in texts if text.endswith("\n")]
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged: {error}; delete the stage's folder to start it again") from error

@@ -24,8 +24,7 @@ class Learner(NamedTuple):
 
 def init_learner(params: Any, optimizer: optax.GradientTransformation) -> Learner:
     """A learner at step 0."""
-    # The average is a copy, not the same buffers: the loop donates its state, and a buffer can be donated only once.
-    return Learner(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros(()))
+    return Learner(params, params, optimizer.init(params), jnp.zeros(()))
 
 
 def optimizer_step(

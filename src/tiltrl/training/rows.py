@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,20 +16,10 @@ from jaxtyping import Float
 
 from tiltrl.serialization import DamagedError, load_arrays, save_arrays
 
-
-class Rows(Protocol):
-    """Where rows are kept."""
-
-    def restore(self, shape: tuple[int, ...]) -> Float[np.ndarray, "done ..."]:
-        """The rows that are there, each of the given shape, from the first one on."""
-        ...
-
-    def add(self, rows: Float[np.ndarray, "rows ..."]) -> None:
-        """Keep the rows that come next."""
-        ...
+_NAME = re.compile(r"rows-(\d{10})-(\d{10})\.safetensors")
 
 
-class RowParts:
+class KeptRows:
     """Rows in files of their own, each holding what was computed between two ticks of the clock.
 
     Use as a context manager: what is not yet on disk is written at the end, an interrupt included.
@@ -49,7 +40,7 @@ class RowParts:
         self._done = 0
         self._unsaved: list[np.ndarray] = []
 
-    def __enter__(self) -> RowParts:
+    def __enter__(self) -> KeptRows:
         return self
 
     def __exit__(
@@ -66,8 +57,10 @@ class RowParts:
             InputError: a file holds rows of another shape.
         """
         found = [np.empty((0, *shape), np.float32)]
-        for path in sorted(self.folder.glob("rows-*.safetensors")):
-            start, stop = map(int, path.stem.split("-")[1:])
+        for path in sorted(self.folder.glob("*")):
+            if (span := _NAME.fullmatch(path.name)) is None:
+                continue
+            start, stop = int(span[1]), int(span[2])
             if start > self._done:
                 break  # a gap, where one is damaged
             if start < self._done:
@@ -97,6 +90,9 @@ class RowParts:
         if not self._unsaved:
             return
         rows = np.concatenate(self._unsaved)
-        stop = self._done + len(rows)
-        save_arrays(self.folder / f"rows-{self._done:010d}-{stop:010d}.safetensors", rows)
-        self._done, self._unsaved, self._saved_at = stop, [], time.monotonic()
+        start, stop = self._done, self._done + len(rows)
+        # First forgotten, so that an interrupt after the write does not lead to a second one of the same rows; those it
+        # cuts off are drawn again.
+        self._unsaved, self._done = [], stop
+        save_arrays(self.folder / f"rows-{start:010d}-{stop:010d}.safetensors", rows)
+        self._saved_at = time.monotonic()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -19,7 +20,7 @@ from tiltrl.files import write_json
 from tiltrl.serialization import fingerprint, save_arrays
 from tiltrl.signals import STOPS
 from tiltrl.training.checkpoint import Checkpoints
-from tiltrl.training.loop import Diverged, Progress
+from tiltrl.training.loop import Diverged, TrainState, metrics_so_far
 from tiltrl.training.metrics import MetricsLog
 from tiltrl.training.optimizer import rate_scale, slowed
 
@@ -66,8 +67,8 @@ class FolderSession:
         self._checkpoints.check()
 
         def request_stop(signum: int, frame: FrameType | None) -> None:
-            # A second signal does not wait for the steps that are being computed.
-            if self._stop is not None:
+            # Before the first step there is nothing to save, and a second signal does not wait for what is computed.
+            if self._stop is not None or self._log is None:
                 raise KeyboardInterrupt
             self._stop = signum
 
@@ -85,26 +86,29 @@ class FolderSession:
     ) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        if self._log is not None:
-            self._log.close()
+        self._close_log()
         if error is None and self._stop is not None:
             raise KeyboardInterrupt  # asked for after the last step: it is the run that should stop
 
-    def restore(self, progress: Progress) -> tuple[Progress, int]:
-        """The newest checkpoint and its step, or the given progress and 0; opens the logs there.
+    def restore(self, train: TrainState) -> tuple[TrainState, int]:
+        """The newest checkpoint and its step, or the given state and 0; opens the logs there.
 
         Raises:
             InputError: what was saved cannot be continued, or the folder cannot be written.
         """
-        progress, step = self._checkpoints.restore(progress)
-        if step == 0 and self._saving.recover:
-            self._save(0, progress)  # a place to go back to from the very first steps
-        self.rate_scale = rate_scale(progress)
-        self._log = MetricsLog(self._folder, resume_at=step)
+        found = self._checkpoints.restore(train)
+        train, step, facts = (train, 0, {}) if found is None else found
+        if changed := [name for name, value in _circumstances().items() if facts.get(name, value) != value]:
+            before = ", ".join(f"{name} {facts[name]}" for name in changed)
+            self._say(f"{self._folder.name}: begun with {before}: equal up to rounding to a run that was not moved")
+        self._resume_log(facts)
+        if found is None and self._saving.recover:
+            self._save(0, train)  # a place to go back to from the very first steps
+        self.rate_scale = rate_scale(train)
         self._saved_at = time.monotonic()
-        return progress, step
+        return train, step
 
-    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, progress: Progress) -> None:
+    def record(self, step: int, steps: int, metrics: dict[str, Any] | None, train: TrainState) -> None:
         """Log and show a chunk's metrics; save when it is time; stop when asked to.
 
         Raises:
@@ -117,48 +121,46 @@ class FolderSession:
         self._on_progress(step, steps, self._latest)
         due = time.monotonic() - self._saved_at > self._saving.every
         if due or step == steps or self._stop is not None:
-            self._opened.flush()
-            self._save(step, progress)
+            self._save(step, train)
         if self._stop is not None:
             raise KeyboardInterrupt
 
-    def diverged(self, failure: Diverged) -> tuple[Progress, int]:
+    def diverged(self, failure: Diverged) -> tuple[TrainState, int]:
         """Write down what happened; go back with half the learning rate, if that may still be done.
 
         Raises:
             InputError: training has diverged once more than it may be taken back.
         """
         where = self._write_down(failure)
-        halvings = round(-np.log2(rate_scale(failure.progress)))
+        halvings = round(-np.log2(rate_scale(failure.before)))
         if halvings >= self._saving.recover:
             advice = "" if halvings else "; --recover 3 goes back up to three times, each with half the learning rate"
-            raise InputError(f"{failure}; {where} holds the batch, and checkpoints the last good state{advice}") from (
-                failure
-            )
-        progress, step = self._checkpoints.restore(failure.progress)
-        progress = slowed(progress)
-        self.rate_scale = rate_scale(progress)
-        self._save(step, progress)
-        self._opened.close()
-        self._log = MetricsLog(self._folder, resume_at=step)
+            raise InputError(f"{failure}; {where} holds its batch and the state before it{advice}") from failure
+        found = self._checkpoints.restore(failure.before)
+        if found is None:
+            raise InputError(
+                f"{failure}, and there is no checkpoint to go back to; {where} holds its batch"
+            ) from failure
+        train, step, facts = found
+        train = slowed(train)
+        self.rate_scale = rate_scale(train)
+        self._close_log()
+        self._resume_log(facts)
+        self._save(step, train)
         self._say(f"WARNING: {failure}; going back to step {step} with {self.rate_scale:g} times the learning rate")
-        return progress, step
+        return train, step
 
     def _write_down(self, failure: Diverged) -> Path:
-        """What there is to look at, in a folder of its own; the metrics of the good steps go to the log."""
+        """What there is to look at, in a folder of its own."""
         folder = self._folder / "diverged"
-        save_arrays(folder / "state.safetensors", jax.device_get(failure.progress))
+        save_arrays(folder / "state-before.safetensors", failure.before)
         facts: dict[str, Any] = {"step": failure.step, "what": failure.what, "values": list(map(str, failure.values))}
         if failure.batch is not None:
-            batch = jax.device_get(failure.batch)
-            save_arrays(folder / "batch.safetensors", batch)
-            facts["batch_fingerprint"] = fingerprint(batch)
-        if good := len(next(iter(failure.healthy.values()))):
-            means = {name: np.mean(rows, axis=0, dtype=np.float64) for name, rows in failure.healthy.items()}
-            self._opened.write(failure.step - 1, means)
-            self._opened.flush()
-            facts["last_good_steps"] = {name: rows[-10:].tolist() for name, rows in failure.healthy.items()}
-        write_json(folder / "diverged.json", facts | {"good_steps_in_last_line": good})
+            save_arrays(folder / "batch.safetensors", failure.batch)
+            facts["batch_fingerprint"] = fingerprint(failure.batch)
+        rows = metrics_so_far(failure.before, failure.step - 1) if failure.step > 1 else {}
+        facts["metrics_of_the_steps_before"] = {name: values.tolist() for name, values in rows.items()}
+        write_json(folder / "diverged.json", facts)
         return folder
 
     @property
@@ -166,6 +168,21 @@ class FolderSession:
         assert self._log is not None, "restore() opens the log"
         return self._log
 
-    def _save(self, step: int, progress: Progress) -> None:
-        self._checkpoints.save(step, jax.device_get(progress))
+    def _resume_log(self, facts: Mapping[str, str]) -> None:
+        self._log = MetricsLog(self._folder, size=int(facts.get("metrics_bytes", 0)))
+
+    def _close_log(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
+
+    def _save(self, step: int, train: TrainState) -> None:
+        facts = _circumstances() | {"metrics_bytes": str(self._opened.flush())}
+        self._checkpoints.save(step, train, facts)
         self._saved_at = time.monotonic()
+
+
+def _circumstances() -> dict[str, str]:
+    """What decides the last bit of a training step beside its arguments."""
+    packages = ("tiltrl", "jax", "jaxlib", "equinox", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages} | {"device": jax.devices()[0].device_kind}

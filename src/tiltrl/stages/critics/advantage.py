@@ -180,7 +180,7 @@ def train_advantage(
         bag = jax.random.bernoulli(bag_key, config.bag, (episodes, config.v_ensemble)).astype(jnp.float32)
         # With few episodes a network might be given none; then it sees them all, at the weight of a share.
         bag = jnp.where(jnp.sum(bag, axis=0) > 0, bag, config.bag)
-        return AdvantageState(critic, jax.tree.map(jnp.copy, critic), bag, optimizer.init(cast(Any, critic)))
+        return AdvantageState(critic, critic, bag, optimizer.init(cast(Any, critic)))
 
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     state = fit(

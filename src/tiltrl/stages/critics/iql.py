@@ -116,9 +116,7 @@ def train_iql(
 
     def init(key: PRNGKeyArray) -> IQLState:
         critic = init_critic(obs_dim, act_dim, config.shape, key=key)
-        return IQLState(
-            critic.q, critic.v, jax.tree.map(jnp.copy, critic.q), optimizer.init(cast(Any, (critic.q, critic.v)))
-        )
+        return IQLState(critic.q, critic.v, critic.q, optimizer.init(cast(Any, (critic.q, critic.v))))
 
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     state = fit(

@@ -1,4 +1,7 @@
-"""Builders of policy folders that would do harm, each with what is said of it: `HOSTILE`, and `ENVIRONMENTS` beside."""
+"""Builders of policy folders that would do harm, each with what is said of it.
+
+`HOSTILE` to load, `ENVIRONMENTS` to act in, `WRITES` to evaluate.
+"""
 
 from __future__ import annotations
 
@@ -293,10 +296,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "other checksums": (field("sha256", OTHERS), "is damaged or another policy's"),
     # the arrays
-    "a pickle": (forged(pickled()), "policy.safetensors: not a readable safetensors file"),
-    "a pickle in a zip": (zipped, "policy.safetensors: not a readable safetensors file"),
+    "a pickle": (forged(pickled()), "policy.safetensors: is damaged: its header takes"),
+    "a pickle in a zip": (zipped, "policy.safetensors: is damaged: its header takes"),
     "no arrays": (forged(b""), "policy.safetensors: has 0 bytes"),
-    "a header without end": (forged(struct.pack("<Q", 2**63) + bytes(6000)), "not a readable safetensors file"),
+    "a header without end": (forged(struct.pack("<Q", 2**63) + bytes(6000)), "is damaged: its header takes"),
     "a header of zeros": (forged(bytes(6000)), "not a readable safetensors file"),
     "a header that is a list": (forged(header([])), "not a readable safetensors file"),
     "a deep header": (forged(header(b'{"a":' * 20_000)), "not a readable safetensors file"),
@@ -361,4 +364,19 @@ ENVIRONMENTS: dict[str, tuple[Change, str]] = {
         spec(id="GymV21Environment-v0", kwargs={"env_id": "trap:Trap-v0"}),
         "argument 'env_id' is 'trap:Trap-v0'",
     ),
+}
+
+
+def led_out(name: str, target: str = "../outside") -> Change:
+    """A link where a result would be written; the folder itself is loaded well."""
+    return lambda folder: (folder / name).symlink_to(target)
+
+
+EVALUATION = "evaluation-seed0.json"
+WRITES: dict[str, tuple[Change, str]] = {
+    "a result that is somebody's file": (led_out(EVALUATION), f"{EVALUATION}: is a link, and what is written to it"),
+    "a result that is nothing yet": (led_out(EVALUATION, "../new"), f"{EVALUATION}: is a link, and what is written"),
+    "a result that is the policy": (led_out(EVALUATION, JSON), f"{EVALUATION}: is a link, and what is written to it"),
+    "a result that is elsewhere": (led_out(EVALUATION, "/dev/full"), f"{EVALUATION}: is a link, and what is written"),
+    "a result that is itself": (led_out(EVALUATION, EVALUATION), f"{EVALUATION}: is a link, and what is written to"),
 }

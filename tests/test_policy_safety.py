@@ -14,8 +14,24 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import pytest
-from hostile_policies import ARRAYS, CONFIG, CRITIC, ENVIRONMENTS, HOSTILE, NETWORK, SHAPE, Change, spec
+from hostile_policies import (
+    ARRAYS,
+    CONFIG,
+    CRITIC,
+    ENVIRONMENTS,
+    HOSTILE,
+    JSON,
+    NETWORK,
+    SHAPE,
+    WRITES,
+    Change,
+    instead,
+    moved_out,
+    spec,
+)
 
+from tiltrl import cli
+from tiltrl.cli import EvaluateConfig
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import make_env
@@ -79,6 +95,40 @@ def test_what_is_used_of_an_environment_is_not_the_code_it_names(honest: Path, t
     shutil.copytree(honest, folder)
     spec(entry_point="trap:spring", vector_entry_point="trap:spring", kwargs={"render_mode": "human"})(folder)
     make_env(load_policy(folder).config.task).close()
+
+
+@pytest.mark.parametrize(("change", "message"), WRITES.values(), ids=WRITES)
+def test_evaluating_a_hostile_folder_writes_nowhere_else(
+    change: Change, message: str, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, outside = tmp_path / "policy", tmp_path / "outside"
+    shutil.copytree(honest, folder)
+    outside.write_text("mine")
+    change(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "evaluate_policy", lambda *_, **__: pytest.fail("only then refused"))
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError) as caught:
+        cli.evaluate(EvaluateConfig(folder))
+    assert message in str(caught.value) and "--out" in str(caught.value) and str(caught.value).isprintable()
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_policy_is_not_saved_through_a_link(honest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(honest, folder)
+    instead(JSON, moved_out)(folder)
+    for name in (ARRAYS, CRITIC):  # those are replaced themselves, and what is behind them is let be
+        (folder / name).unlink()
+        (folder / name).symlink_to("../outside")
+    policy = load_policy(honest)
+    with pytest.raises(InputError, match=r"policy\.json: is a link that leads out of the folder"):
+        policy.save(folder)
+    assert (tmp_path / "outside").read_text() == "{}"
+    (folder / JSON).unlink()
+    policy.save(folder)
+    assert (tmp_path / "outside").read_text() == "{}"
+    assert load_policy(folder).config == policy.config
 
 
 def test_links_within_the_folder_and_to_the_folder_are_followed(honest: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +17,18 @@ from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.bandit.options import BanditOptions
 from tiltrl.cli_data import data
 from tiltrl.cli_parse import parse
+from tiltrl.errors import InputError
+from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, anew, kept_in
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
+from tiltrl.files import slug
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
-from tiltrl.policy import load_policy
+from tiltrl.policy import Policy, load_policy, versions
 from tiltrl.progress import LiveProgress
 from tiltrl.results import write_results
+from tiltrl.serialization import pack
+from tiltrl.types import as_json
 
 Options = Annotated[RunConfig, tyro.conf.arg(name="")]
 console = Console(markup=False, emoji=False)  # what is in brackets or colons is the user's text
@@ -101,7 +109,8 @@ class EvaluateConfig:
     candidates: int = 1
     """Actions sampled for each one taken; the policy's critic picks the best."""
     out: Path | None = None
-    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder."""
+    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder. What is done of
+    more than a hundred episodes is kept beside it, or without --out in runs, until all are."""
 
 
 def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
@@ -112,19 +121,48 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     policy = load_policy(config.policy).replace(candidates=config.candidates)
     task = policy.config.task
     label = score_label(task)
+    path = config.out or _within(config.policy, f"evaluation-seed{config.seed}.json")
+    kept = _unfinished(config, policy)
     with LiveProgress(console) as progress:
         progress.start("evaluate", 1)
         found = evaluate_policy(
-            policy, config.episodes, config.seed, lambda done, total: progress.update(done, total, {})
+            policy,
+            config.episodes,
+            config.seed,
+            lambda done, total: progress.update(done, total, {}),
+            kept=kept_in(kept) if config.episodes > EPISODES_AT_ONCE else anew,
         )
     row = Row(config.policy.name, normalized_score(found.returns, task)[None])
     print_table([row], label, console)
-    path = config.out or config.policy / f"evaluation-seed{config.seed}.json"
     facts = {"scores_are": label, "episodes": config.episodes, "seed": config.seed}
     write_results(
         path, [row], **facts, policy=policy.config, returns=found.returns.tolist(), lengths=found.lengths.tolist()
     )
+    shutil.rmtree(kept, ignore_errors=True)
     console.print(f"numbers  {path}", soft_wrap=True)
+
+
+def _within(policy: Path, name: str) -> Path:
+    """The path of a file in the policy's folder, which may be a stranger's, so that no link in it is written through.
+
+    Raises:
+        InputError: there is a link of that name.
+    """
+    path = policy / name
+    if path.is_symlink():
+        raise InputError(f"{path}: is a link, and what is written to it would go elsewhere; delete it, or give --out")
+    return path
+
+
+def _unfinished(config: EvaluateConfig, policy: Policy) -> Path:
+    """Where the episodes of exactly this evaluation are kept until all are done.
+
+    Never in the policy's folder: whoever made that could have put episodes there.
+    """
+    digest = hashlib.sha256(json.dumps([as_json(policy.config), config.episodes, config.seed, versions()]).encode())
+    digest.update(pack((policy.network, policy.critic)))
+    path = config.out or Path("runs", config.policy.name)
+    return path.with_name(f".{slug(path.name)}-{digest.hexdigest()[:16]}.parts")
 
 
 def bandit(options: Annotated[BanditOptions, tyro.conf.arg(name="")]) -> None:

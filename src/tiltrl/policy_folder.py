@@ -75,7 +75,8 @@ def write_policy(folder: Path, config: PolicyConfig, network: Energy, critic: Cr
     """Write a policy, or replace another; a kill at any moment leaves one of the two. What is there already stays.
 
     Raises:
-        InputError: the folder cannot be written, or the description holds what could not be read again.
+        InputError: the folder cannot be written, or its policy.json is a link to somewhere else, or the description
+            holds what could not be read again.
     """
     if critic is None:  # with a critic's shape alone nothing could be loaded
         config = replace(config, critic=None)
@@ -87,6 +88,7 @@ def write_policy(folder: Path, config: PolicyConfig, network: Energy, critic: Cr
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: cannot be written: {reason(error)}") from error
     _described(text, where)  # what is saved can be loaded
+    inside(folder, _DESCRIPTION)  # what is written to a link would go to the file behind it
     try:
         _settle(folder, _checksums_there(folder))  # what a save that was killed has left
         for name in (_NETWORK, _CRITIC):
@@ -169,7 +171,7 @@ def read_policy(folder: Path) -> tuple[PolicyConfig, Energy, Critic | None]:
 def _text(folder: Path) -> bytes:
     if not os.path.lexists(folder / _DESCRIPTION):
         raise InputError(_why_no_policy(folder))
-    return read_file(_inside(folder, _DESCRIPTION), _MOST_TEXT)
+    return read_file(inside(folder, _DESCRIPTION), _MOST_TEXT)
 
 
 def _why_no_policy(folder: Path) -> str:
@@ -185,8 +187,12 @@ def _why_no_policy(folder: Path) -> str:
     return f"{folder}: is no policy's folder, as it has no policy.json; give one written by Policy.save"
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file, unless it is a link to somewhere else."""
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file of a folder that somebody else may have made.
+
+    Raises:
+        InputError: it is a link that leads out of the folder.
+    """
     path = folder / name
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{path}: is a link that leads out of the folder; put the file itself there")
@@ -216,7 +222,7 @@ def _arrays(folder: Path, name: str, like: Tree, checksums: Mapping[str, str] | 
     for place in (name,) if checksums is None else (name, _new(name), name):
         path = folder / place
         try:
-            content = read_file(_inside(folder, place), size + _MOST_HEADER)
+            content = read_file(inside(folder, place), size + _MOST_HEADER)
             if len(content) < size:
                 raise InputError(f"{path}: has {len(content)} bytes where {_DESCRIPTION} describes arrays of {size}")
         except InputError as error:

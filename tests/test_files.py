@@ -304,3 +304,10 @@ def test_json_refuses_what_is_not_finite_and_says_where(tmp_path, bad):
 )
 def test_slugs_are_parts_of_paths(name, keep, expected):
     assert slug(name, keep) == expected
+
+
+def test_a_description_larger_than_its_bound_is_refused_unread(tmp_path):
+    (tmp_path / "info.json").write_text('{"a": [' + "[]," * 10 + "0]}")
+    assert len(read_json(tmp_path / "info.json", 100)["a"]) == 11
+    with pytest.raises(InputError, match=r"info\.json: cannot be read: it has \d+ bytes, more than the 20 allowed"):
+        read_json(tmp_path / "info.json", 20)

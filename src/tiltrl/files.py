@@ -20,6 +20,8 @@ from typing import Any
 from tiltrl.errors import InputError
 from tiltrl.types import as_json
 
+DESCRIPTION_BYTES = 8_000_000
+"""More than the description of any data set; others make those."""
 _JSON_AT_MOST = 64_000_000
 _ABANDONED_SECONDS = 3600.0  # what nobody has written to for so long is of a process that is gone
 _ASIDE = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(.+)", re.DOTALL)
@@ -86,13 +88,17 @@ def read_file(path: str | os.PathLike[str], at_most: int) -> bytes:
         raise InputError(f"{os.fspath(path)}: cannot be read: {reason(error)}") from error
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], at_most: int = _JSON_AT_MOST) -> dict[str, Any]:
     """The object that a JSON file holds.
+
+    Args:
+        path: of the file.
+        at_most: so many bytes; lists of nothing take thirty times that in memory.
 
     Raises:
         InputError: the file cannot be read, is damaged, or holds anything but an object.
     """
-    content = read_file(path, _JSON_AT_MOST)
+    content = read_file(path, at_most)
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -22,7 +22,7 @@ from tiltrl.data.assemble import assemble
 from tiltrl.data.spec import FOUND, Columns
 from tiltrl.data.tables import Table, open_table
 from tiltrl.errors import InputError
-from tiltrl.files import read_json
+from tiltrl.files import DESCRIPTION_BYTES, read_json
 from tiltrl.types import Task, Transitions
 
 _STATES = ("observation.state", "observation.environment_state")  # what LeRobot's own policies take for states
@@ -54,7 +54,7 @@ def read_lerobot(folder: Path, name: str, columns: Columns = FOUND) -> Transitio
         InputError: the folder is incomplete or damaged, holds no state, or holds values that cannot be used.
     """
     info_path = folder / "meta" / "info.json"
-    info = read_json(info_path)
+    info = read_json(info_path, DESCRIPTION_BYTES)
     features = _features(info, info_path)
     called = _called(features, columns, info_path)
     wanted = {feature: features[feature] for features_of in called.values() for feature in features_of}
@@ -239,7 +239,7 @@ def _bounds(action: np.ndarray, names: tuple[str, ...], stats: Path) -> tuple[tu
         seen = action.astype(np.float32)
     low, high = seen.min(axis=0).astype(np.float64), seen.max(axis=0).astype(np.float64)
     if os.path.isfile(stats):
-        told = read_json(stats)
+        told = read_json(stats, DESCRIPTION_BYTES)
         if all(name in told for name in names):
             least, most = (_told(told, names, key, len(low), stats) for key in ("min", "max"))
             low, high = np.minimum(low, least), np.maximum(high, most)

@@ -15,7 +15,7 @@ import h5py
 from tiltrl.data.download import Check, OnProgress, check_hdf5, check_json, fetch, folder_aside
 from tiltrl.data.minari import MINARI_ID
 from tiltrl.errors import InputError
-from tiltrl.files import read_json
+from tiltrl.files import DESCRIPTION_BYTES, read_json
 
 _URL = "https://huggingface.co/datasets/farama-minari"
 
@@ -57,7 +57,7 @@ def download_minari(dataset_id: str, root: Path, on_progress: OnProgress | None 
 
     with folder_aside(folder) as aside:
         data = aside / "data"
-        metadata = read_json(get("metadata.json", check_json))
+        metadata = read_json(get("metadata.json", check_json), DESCRIPTION_BYTES)
         kind = metadata.get("data_format", "hdf5")
         if kind != "hdf5" or metadata.get("combined_datasets"):
             reason = f"is of data_format {kind!r}" if kind != "hdf5" else "is a combination of others"

@@ -23,7 +23,16 @@ from tiltrl.data.assemble import assemble
 from tiltrl.data.recorded import check_task
 from tiltrl.data.transforms import joined_task
 from tiltrl.errors import InputError
-from tiltrl.files import aside_of, flush_folder, make_folder, read_json, reason, sweep_aside, write_json
+from tiltrl.files import (
+    DESCRIPTION_BYTES,
+    aside_of,
+    flush_folder,
+    make_folder,
+    read_json,
+    reason,
+    sweep_aside,
+    write_json,
+)
 from tiltrl.types import Task, Transitions, parts, read
 
 META = "shards.json"
@@ -85,7 +94,7 @@ def read_shards(folder: str | os.PathLike[str], name: str) -> Transitions:
         InputError: a file is missing, damaged, or of another size than the description says.
     """
     folder = Path(folder).expanduser()
-    meta = from_json(_Meta, read_json(folder / META), str(folder / META))
+    meta = from_json(_Meta, read_json(folder / META, DESCRIPTION_BYTES), str(folder / META))
     if meta.version != VERSION:
         raise InputError(f"{folder / META}: version = {meta.version}; this release reads version {VERSION}")
     if meta.steps < 1:

@@ -149,9 +149,19 @@ def test_a_finished_stage_without_its_files_is_named(tmp_path: Path, content: by
 def test_a_damaged_stage_is_named(tmp_path: Path, text: str) -> None:
     stage = finished(tmp_path)
     (stage.folder / "stage.json").write_text(text)
-    for look in (lambda: stage.done, lambda: stage.summary, RunFolder(tmp_path, IDENTITY).seconds):
+    for look in (lambda: stage.done, lambda: stage.summary):
         with pytest.raises(InputError, match=f"stage.json: .*; delete {stage.folder} to do this stage again"):
             look()
+
+
+def test_a_damaged_stage_of_another_beta_costs_a_run_nothing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, IDENTITY)
+    for beta in (0.5, 1.0):
+        stage = run.stage("align", beta=beta)
+        stage.folder.mkdir()
+        stage.finish({}, began=0.0)
+    (run.stage("align", beta=0.5).folder / "stage.json").write_text("{}")
+    assert run.seconds().keys() == {run.stage("align", beta=1.0).folder.name}
 
 
 def test_what_a_kill_leaves_is_swept_when_the_folder_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,17 @@ def test_the_same_command_again_does_nothing(whole, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+def test_a_kill_while_parts_are_removed_leaves_whose_they_were(tmp_path, monkeypatch):
+    made = parts.Parts(tmp_path / "out", {"seed": 0})
+    (made.folder / "episodes-000000000.npz").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # as if killed right before the last file
+        made.remove()
+    assert left_behind(made.folder) == ["settings.json"]
+    parts.remove_leftovers(tmp_path / "out", {"seed": 0})
+    assert left_behind(tmp_path) == []
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_parts_left_by_a_kill_at_the_very_end_are_removed_if_they_are_the_targets(tmp_path, monkeypatch, seed):
     out = tmp_path / "out"

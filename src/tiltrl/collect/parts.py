@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,6 +22,7 @@ from tiltrl.files import read_json, reason, sweep_folder, write_atomically, writ
 from tiltrl.locks import FolderLock, is_unused
 from tiltrl.types import Task, Transitions, as_json
 
+_SETTINGS = "settings.json"
 _ARRAYS = tuple(field.name for field in dataclasses.fields(Transitions) if field.name != "task")
 
 
@@ -45,7 +47,7 @@ class Parts:
         self._lock = FolderLock(self.folder, name=str(target))
         try:
             if not _is_of(self.folder, settings):  # once more, as it may have changed until it was ours
-                write_json(self.folder / "settings.json", settings)
+                write_json(self.folder / _SETTINGS, settings)
             sweep_folder(self.folder)
         except BaseException:
             self.close()
@@ -93,7 +95,7 @@ class Parts:
 
 def remove_leftovers(target: Path, settings: dict[str, Any]) -> None:
     """Delete the parts of a finished target, which a process killed at its very end has left."""
-    file = _beside(target) / "settings.json"
+    file = _beside(target) / _SETTINGS
     if file.is_file() and _other(read_json(file), settings) is None:
         _delete(file.parent)
 
@@ -104,7 +106,7 @@ def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
     Raises:
         InputError: it holds others, or other things, or cannot be looked into.
     """
-    file = folder / "settings.json"
+    file = folder / _SETTINGS
     try:
         begun = file.exists()
         unused = not folder.exists() or (folder.is_dir() and is_unused(folder))
@@ -119,8 +121,10 @@ def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _delete(folder: Path) -> None:
     """All of it, the settings last: without them, what a kill leaves would be nobody's and stay."""
-    for file in folder.glob("episodes-*.npz"):
-        file.unlink(missing_ok=True)
+    with suppress(OSError):  # not ours to delete, or gone meanwhile
+        for file in folder.iterdir():
+            if file.name != _SETTINGS:
+                file.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 

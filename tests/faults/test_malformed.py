@@ -24,11 +24,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load as load_tensors
 from zygote import Zygote
 
 from tiltrl.data import load
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.policy import Policy, PolicyConfig
+from tiltrl.serialization import pack
 from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.critics.networks import CriticShape, init_critic
 from tiltrl.types import Scaling
@@ -502,13 +504,10 @@ def resaved(facts: dict[str, str], shape: tuple[int, ...] = ()) -> Callable[[byt
     """A whole, healthy file of arrays; of the right names, and zeros of another shape where one is given."""
 
     def change(content: bytes) -> bytes:
-        from safetensors.numpy import load as load_tensors
-        from safetensors.numpy import save
-
         found = load_tensors(content)
         if shape:
             found = {name: np.zeros(shape, value.dtype) for name, value in found.items()}
-        return save(found, metadata=facts)
+        return pack(found, facts)
 
     return change
 

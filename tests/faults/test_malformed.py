@@ -10,89 +10,24 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from refuse import ANY_TEXT, HUGE, Refuse, refuse, replaced_by, zygote
 from safetensors.numpy import load as load_tensors
 from zygote import Zygote
 
-from tiltrl.data import load
-from tiltrl.diffusion.energy import Energy, EnergyConfig
-from tiltrl.policy import Policy, PolicyConfig
 from tiltrl.serialization import pack
-from tiltrl.stages.annotate import SamplerConfig
-from tiltrl.stages.critics.networks import CriticShape, init_critic
-from tiltrl.types import Scaling
 
-LIMIT = 20.0
-HUGE = "9" * 30
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as server:
-        yield server
-
-
-class Refuse:
-    """Runs commands that must be refused, in a folder that must stay as it is."""
-
-    def __init__(self, zygote: Zygote, cwd: Path, aside: Path) -> None:
-        self.zygote, self.cwd, self.aside = zygote, cwd, aside
-
-    def __call__(self, *argv: str, says: str = "", before: str = "") -> None:
-        there = files(self.cwd)
-        # Whatever a library would leave in the user's own folders, it leaves in this one.
-        homes = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(self.cwd))
-        status, error = call(self.zygote, argv, self.cwd, self.aside, homes, before)
-        assert status == 2, error
-        assert error.startswith("tiltrl: error: ") and error.endswith("\n") and error.count("\n") == 1, error
-        assert "Traceback" not in error and len(error) < 4000, error
-        assert says in error
-        assert files(self.cwd) == there
-
-
-def call(
-    zygote: Zygote, argv: tuple[str, ...], cwd: Path, aside: Path, env: dict[str, str], before: str = ""
-) -> tuple[int, str]:
-    """Exit status and stderr."""
-    child = zygote.start(argv, cwd=cwd, out=aside / "out", err=aside / "err", env=env, before=before)
-    try:
-        status = child.wait(LIMIT)
-    finally:
-        child.kill(signal.SIGKILL)
-    return status, (aside / "err").read_text()
-
-
-def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """What lies below the folder: kinds, and sizes of files."""
-    found = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*")}
-    return {
-        name: (stat.st_mode, stat.st_size if path_is_file(stat.st_mode) else 0) for name, stat in sorted(found.items())
-    }
-
-
-def path_is_file(mode: int) -> bool:
-    return mode & 0o170000 == 0o100000
-
-
-@pytest.fixture
-def refuse(zygote: Zygote, tmp_path: Path) -> Refuse:
-    for name in ("cwd", "aside"):
-        (tmp_path / name).mkdir()
-    return Refuse(zygote, tmp_path / "cwd", tmp_path / "aside")
-
+__all__ = ["refuse", "zygote"]
 
 # --- What is typed ----------------------------------------------------------------------------------------------------
 
@@ -107,11 +42,6 @@ OF_A_RUN = {
     "--recover": ("-1", "21", HUGE, "x", "0.5"),
     "--preset": ("", "FAST", "huge", "None"),
     "--rewards": ("", "mean", "1"),
-}
-OF_A_POLICY = {
-    "--episodes": ("0", "-1", "10001", HUGE, "x", "1.5", ""),
-    "--seed": ("-1", HUGE, "x", "1.0"),
-    "--candidates": ("0", "-1", "4097", HUGE, "x"),
 }
 OF_BANDITS = {
     "--dataset": ("nosuch", "", "moons2"),
@@ -217,9 +147,6 @@ def test_names_of_data(refuse: Refuse, name: str) -> None:
     refuse("run", name, "--out", "x")
 
 
-ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
-
-
 @settings(derandomize=True, deadline=None, max_examples=60, database=None)
 @given(words=st.lists(st.one_of(st.sampled_from([*OF_A_RUN, "--out", "1", "nan", "=", "--"]), ANY_TEXT), max_size=6))
 def test_any_words_after_a_name_of_nothing(zygote: Zygote, tmp_path_factory, words: list[str]) -> None:
@@ -227,232 +154,6 @@ def test_any_words_after_a_name_of_nothing(zygote: Zygote, tmp_path_factory, wor
         return  # help, which is no error
     folders = [tmp_path_factory.mktemp(name) for name in ("cwd", "aside")]
     Refuse(zygote, *folders)("run", "nosuch.npz", *words)
-
-
-# --- Policies ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    """A policy with a critic, for the environment of the bundled data."""
-    folder = tmp_path_factory.mktemp("saved") / "policy"
-    task = load("demo[:1]").task
-    shape = CriticShape(width=8, depth=1, layer_norm=False, q_ensemble=2, v_ensemble=1, dueling=False)
-    network = EnergyConfig(action_width=8, time_width=4, obs_width=4, blocks=1, expansion=1, time_features=4)
-    config = PolicyConfig(
-        task=task,
-        scaling=Scaling((0.0,) * task.obs_dim, (1.0,) * task.obs_dim, task.action_low, task.action_high),
-        energy=network,
-        sampler=SamplerConfig(calls=3),
-        critic=shape,
-        candidates=2,
-    )
-    energy = eqx.filter_jit(Energy)(task.obs_dim, task.act_dim, network, key=jax.random.key(0))
-    critic = eqx.filter_jit(init_critic)(task.obs_dim, task.act_dim, shape, key=jax.random.key(1))
-    Policy(energy, config, critic).save(folder)
-    return folder
-
-
-@pytest.fixture
-def policy(saved: Path, refuse: Refuse) -> Path:
-    return Path(shutil.copytree(saved, refuse.cwd / "p"))
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [(option, value) for option, values in OF_A_POLICY.items() for value in values]
-)
-def test_options_of_evaluate(refuse: Refuse, policy: Path, option: str, value: str) -> None:
-    refuse("evaluate", "p", option, value, says=option.strip("-"))
-
-
-def field(path: str, value: Any) -> Callable[[Path], None]:
-    """Sets a field of policy.json, by its dotted path; `...` removes it."""
-
-    def damage(folder: Path) -> None:
-        file = folder / "policy.json"
-        content = json.loads(file.read_text())
-        *parents, last = path.split(".")
-        inner = content
-        for parent in parents:
-            inner = inner[parent]
-        if value is ...:
-            del inner[last]
-        else:
-            inner[last] = value
-        file.write_text(json.dumps(content))
-
-    return damage
-
-
-def text(content: str | bytes) -> Callable[[Path], None]:
-    """Replaces policy.json."""
-    return lambda folder: (folder / "policy.json").write_bytes(
-        content.encode() if isinstance(content, str) else content
-    )
-
-
-def arrays(change: Callable[[bytes], bytes], name: str = "policy.safetensors") -> Callable[[Path], None]:
-    """Changes a file of arrays; without check sums, as a careful attacker's would be right."""
-
-    def damage(folder: Path) -> None:
-        field("format", 1)(folder)
-        (folder / name).write_bytes(change((folder / name).read_bytes()))
-
-    return damage
-
-
-def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Changes what a file of arrays says of itself."""
-
-    def rewrite(content: bytes) -> bytes:
-        (size,) = struct.unpack("<Q", content[:8])
-        found = json.loads(content[8 : 8 + size])
-        changed = json.dumps(change(found) or found).encode()
-        return struct.pack("<Q", len(changed)) + changed + content[8 + size :]
-
-    return arrays(rewrite)
-
-
-def first(facts: dict[str, Any]) -> dict[str, Any]:
-    return next(value for name, value in facts.items() if name != "__metadata__")
-
-
-def replaced_by(make: Callable[[Path], object], name: str = "policy.safetensors") -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        (folder / name).unlink()
-        make(folder / name)
-
-    return damage
-
-
-POLICIES: dict[str, Callable[[Path], None]] = {
-    "no description": lambda folder: (folder / "policy.json").unlink(),
-    "no arrays": lambda folder: (folder / "policy.safetensors").unlink(),
-    "no critic": lambda folder: (folder / "critic.safetensors").unlink(),
-    "an empty description": text(""),
-    "a description that is no JSON": text("{format: 1}"),
-    "a truncated description": lambda folder: os.truncate(folder / "policy.json", 100),
-    "a list": text("[]"),
-    "a number": text("1"),
-    "null": text("null"),
-    "a string": text('"policy"'),
-    "no UTF-8": text(b"\xff\xfe{}"),
-    "deep nesting": text("[" * 100_000 + "]" * 100_000),
-    "deep objects": text('{"a":' * 50_000 + "1" + "}" * 50_000),
-    "a number of a million digits": text('{"format": 1' + "0" * 1_000_000 + "}"),
-    "a description of 20 MB": text('{"format": 1, "x": "' + "x" * 20_000_000 + '"}'),
-    "a description that is a folder": replaced_by(Path.mkdir, "policy.json"),
-    "a description that is a pipe": replaced_by(os.mkfifo, "policy.json"),
-    "a description that is a device": replaced_by(lambda path: path.symlink_to("/dev/zero"), "policy.json"),
-    "a description elsewhere": replaced_by(lambda path: path.symlink_to("/etc/hostname"), "policy.json"),
-    "a description that links to itself": replaced_by(lambda path: path.symlink_to(path), "policy.json"),
-    "another format": field("format", 99),
-    "a format in words": field("format", "two"),
-    "a format of true": field("format", True),
-    "no format": field("format", ...),
-    "an unknown field": field("nosuch", 1),
-    "no task": field("task", ...),
-    "a task of null": field("task", None),
-    "a task that is a list": field("task", []),
-    "an unknown field in the task": field("task.nosuch", 1),
-    "no obs_dim": field("task.obs_dim", ...),
-    "obs_dim 0": field("task.obs_dim", 0),
-    "obs_dim below 0": field("task.obs_dim", -11),
-    "obs_dim beyond all memory": field("task.obs_dim", 10**12),
-    "obs_dim beyond 64 bits": field("task.obs_dim", 10**30),
-    "obs_dim in words": field("task.obs_dim", "eleven"),
-    "obs_dim 11.5": field("task.obs_dim", 11.5),
-    "another obs_dim": field("task.obs_dim", 12),
-    "no action bounds": field("task.action_low", []),
-    "bounds of NaN": field("task.action_low", [float("nan")] * 3),
-    "an environment to import": field("task.env_spec", '{"id": "os:Hopper-v5", "entry_point": "os:system"}'),
-    "an environment that is no JSON": field("task.env_spec", "Hopper-v5"),
-    "a mean of NaN": field("scaling.obs_mean", [float("nan")] * 11),
-    "a deviation of 0": field("scaling.obs_std", [0.0] * 11),
-    "a deviation of infinity": field("scaling.obs_std", [float("inf")] * 11),
-    "a mean in words": field("scaling.obs_mean", ["a"] * 11),
-    "a mean too short": field("scaling.obs_mean", [0.0]),
-    "bounds upside down": field("scaling.action_low", [9.0] * 3),
-    "a width below 0": field("energy.action_width", -8),
-    "a width of 0": field("energy.action_width", 0),
-    "a width beyond all memory": field("energy.action_width", 10**9),
-    "another width": field("energy.action_width", 16),
-    "a billion blocks": field("energy.blocks", 10**9),
-    "no blocks": field("energy.blocks", -1),
-    "an energy of null": field("energy", None),
-    "no calls": field("sampler.calls", 0),
-    "a billion calls": field("sampler.calls", 10**9),
-    "an unknown sampler": field("sampler.nosuch", "x"),
-    "a critic's width below 0": field("critic.width", -8),
-    "a huge ensemble": field("critic.q_ensemble", 10**9),
-    "no candidates": field("candidates", 0),
-    "a billion candidates": field("candidates", 10**9),
-    "pessimism NaN": field("pessimism", float("nan")),
-    "pessimism in words": field("pessimism", "much"),
-    "no check sums": field("sha256", ...),
-    "check sums of another": field("sha256", {"policy.safetensors": "0" * 64, "critic.safetensors": "0" * 64}),
-    "check sums elsewhere": field("sha256", {"../policy.safetensors": "0" * 64}),
-    "empty arrays": arrays(lambda _: b""),
-    "seven bytes of arrays": arrays(lambda content: content[:7]),
-    "truncated arrays": arrays(lambda content: content[:-1]),
-    "arrays of garbage": arrays(lambda content: b"\x80\x04" * (len(content) // 2)),
-    "a byte too many": arrays(lambda content: content + b"\0"),
-    "a truncated critic": arrays(lambda content: content[: len(content) // 2], "critic.safetensors"),
-    "a header longer than the file": arrays(lambda content: struct.pack("<Q", 1 << 40) + content[8:]),
-    "a header of the most bytes": arrays(lambda content: struct.pack("<Q", (1 << 64) - 1) + content[8:]),
-    "a header of no bytes": arrays(lambda content: struct.pack("<Q", 0) + content[8:]),
-    "a header that is no JSON": arrays(lambda content: content[:8] + b"x" + content[9:]),
-    "another shape": header(lambda facts: first(facts).update(shape=[1])),
-    "a shape below 0": header(lambda facts: first(facts).update(shape=[-1])),
-    "a gigantic shape": header(lambda facts: first(facts).update(shape=[1 << 40, 1 << 40])),
-    "another type": header(lambda facts: first(facts).update(dtype="I64")),
-    "an unknown type": header(lambda facts: first(facts).update(dtype="OBJ")),
-    "offsets behind the end": header(lambda facts: first(facts).update(data_offsets=[0, 1 << 40])),
-    "offsets upside down": header(lambda facts: first(facts).update(data_offsets=[8, 0])),
-    "no arrays in it": header(lambda _: {"__metadata__": {}}),
-    "another name": header(lambda facts: {f"{name}x": value for name, value in facts.items()}),
-    "NaN in the arrays": arrays(lambda content: content[:-4] + np.float32("nan").tobytes()),
-    "arrays that are a folder": replaced_by(Path.mkdir),
-    "arrays that are a pipe": replaced_by(os.mkfifo),
-    "arrays that are a device": replaced_by(lambda path: path.symlink_to("/dev/zero")),
-    "arrays elsewhere": replaced_by(lambda path: path.symlink_to(sys.executable)),
-    "arrays of a terabyte": replaced_by(lambda path: (path.touch(), os.truncate(path, 1 << 40))),
-}
-
-
-@pytest.mark.parametrize("case", POLICIES)
-def test_policies(refuse: Refuse, policy: Path, case: str) -> None:
-    POLICIES[case](policy)
-    refuse("evaluate", "p", "--episodes", "1", says="p")
-
-
-ANY_JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(ANY_TEXT, inner, max_size=3)),
-    max_leaves=5,
-)
-
-
-@settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=40,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data())
-def test_any_change_of_a_policys_description(
-    zygote: Zygote, saved: Path, tmp_path_factory, data: st.DataObject
-) -> None:
-    folders = [tmp_path_factory.mktemp(name) for name in ("cwd", "aside")]
-    shutil.copytree(saved, folders[0] / "p")
-    content = json.loads((saved / "policy.json").read_text())
-    inner = [content, *(value for value in content.values() if isinstance(value, dict) and value)]
-    place = data.draw(st.sampled_from(inner))
-    place[data.draw(st.sampled_from(sorted(place)))] = data.draw(ANY_JSON)
-    (folders[0] / "p" / "policy.json").write_text(json.dumps(content))
-    # What happens to be a policy all the same is refused for the number of its episodes.
-    Refuse(zygote, *folders)("evaluate", "p", "--episodes", "0")
 
 
 # --- Runs and checkpoints ---------------------------------------------------------------------------------------------
@@ -584,8 +285,7 @@ def test_files_of_data(refuse: Refuse, case: str) -> None:
 
 
 def test_there_are_enough() -> None:
-    evaluated = sum(map(len, OF_A_POLICY.values()))
-    assert len(TYPED) + len(NAMES) + evaluated + len(POLICIES) + len(RUNS) + len(DATA) >= 400
+    assert len(TYPED) + len(NAMES) + len(RUNS) + len(DATA) >= 280
 
 
 def test_bad_input_ends_soon_from_a_cold_start(tmp_path: Path) -> None:

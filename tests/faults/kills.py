@@ -55,7 +55,7 @@ class Reference:
 
     prints: dict[str, str]
     stages: list[str]  # names of the stages' folders, as they were finished
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # as far as is known
 
 
 def stage_of_run(folder: Path, order: Sequence[str]) -> str:
@@ -90,11 +90,18 @@ BANDIT = Job(
 )
 COLLECT = Job(
     "collect",
-    ("data", "collect", "random", "--env", "Hopper-v5", "--episodes", "1500"),
+    ("data", "collect", "random", "--env", "Hopper-v5", "--episodes", "800"),
     ("start", "episodes", "end"),
     stage_of_collection,
     before="import tiltrl.collect.cli; tiltrl.collect.cli._EVERY = 0.1",
 )
+SHORT_RUN = dataclasses.replace(
+    RUN,
+    argv=("run", "demo[:0.05]", "--budget", "0.01", "--episodes", "1", "--label-fraction", "0.1", "--save-every", "0"),
+)
+"""For tests: one seed and temperature, fewer candidates, and a checkpoint after each burst of steps."""
+WARM = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+"""For the environment of processes that are started again and again: every program is compiled once."""
 JOBS = {job.name: job for job in (RUN, BANDIT, COLLECT)}
 
 
@@ -120,32 +127,40 @@ class Life:
     wrong: tuple[str, ...]  # differences from the undisturbed command's files, and errors at the end
 
 
-def undisturbed(zygote: Zygote, job: Job, place: Path) -> Reference:
-    """Run the command in peace, twice: the second time, with everything compiled, is the one that is timed.
+def undisturbed(zygote: Zygote, job: Job, place: Path, times: int = 2) -> Reference:
+    """Run the command in peace; when it is run twice, the second, with everything compiled, is the one that is timed.
 
     Raises:
-        AssertionError: it fails, or does not leave the same twice.
+        AssertionError: it fails, or does not leave the same each time.
     """
-    first, second = place / f"{job.name}-0" / "out", place / f"{job.name}-1" / "out"
-    prints = []
+    prints: list[dict[str, str]] = []
     seconds: dict[str, float] = collections.defaultdict(float)
-    for folder in (first, second):
+    order: list[str] = []
+    for number in range(times):
+        folder = place / f"{job.name}-{number}" / "out"  # as some files tell their folder's name
         folder.parent.mkdir(parents=True)
         seconds.clear()
         child = _start(zygote, job, folder)
-        order = finished_stages(first) if folder is second else []
         began = looked = time.monotonic()
         while child.poll() is None:
             assert looked - began < LONGEST, f"{job.name}: takes more than {LONGEST} s"
             time.sleep(TICK)
             before, looked = looked, time.monotonic()
-            seconds[job.stage(folder, order)] += looked - before
+            seconds[job.stage(folder, ())] += looked - before
         status = child.wait(1)
         assert status == 0, f"{job.name}: status {status}: {_said(folder)}"
         prints.append(fingerprint(folder))
-    wrong = differences(prints[1], prints[0])
+        order = finished_stages(folder)
+        for name in order:  # to the looks at the folder above, which knew of no stages, all of them were the end
+            took = json.loads((folder / name / "stage.json").read_text())["seconds_in_last_session"]
+            seconds[name.rpartition("-")[0]] += took
+            seconds["end"] -= took
+    seconds["end"] = max(seconds["end"], 0.1)
+    if times == 1:  # most of which was compiling
+        seconds = {stage: 0.3 * took for stage, took in seconds.items()}
+    wrong = differences(prints[-1], prints[0])
     assert not wrong, f"{job.name}: two undisturbed commands differ: {wrong}"
-    return Reference(prints[0], finished_stages(second), dict(seconds))
+    return Reference(prints[0], order, dict(seconds))
 
 
 def disturbed(
@@ -218,8 +233,11 @@ def _wait_for(
             raise TimeoutError(f"{job.name}: takes more than {LONGEST} s: {_said(folder)}")
         if aim is not None:
             stage, delay = aim
-            at = job.stages.index(job.stage(folder, reference.stages))
-            if entered is None and at >= job.stages.index(stage):
+            ahead = job.stages.index(job.stage(folder, reference.stages)) - job.stages.index(stage)
+            if ahead > 0:  # it was over sooner than expected
+                reference.seconds[stage] = 0.5 * reference.seconds.get(stage, 0.1)
+                return None
+            if entered is None and ahead == 0:
                 entered = now
             if entered is not None and now - entered >= delay:
                 return None
@@ -262,13 +280,13 @@ def work(out: Path, worker: int, kills: int, seed: int) -> None:
         counts[life["job"]].update(kill["stage"] for kill in life["kills"])
     # Half the lives are runs, which have the most to lose.
     order = ("run", "bandit", "run", "collect")
-    with Zygote() as zygote, _place(out, f"worker-{worker}") as place:
+    with Zygote(env=WARM) as zygote, _place(out, f"worker-{worker}") as place:
         references = {name: undisturbed(zygote, job, place) for name, job in JOBS.items()}
         number = len(lives)
         while done < kills:
             rng = random.Random(f"{seed}-{worker}-{number}")
             name = order[number % len(order)]
-            folder = place / f"life-{number}" / "out"  # as some files tell their folder's name
+            folder = place / f"life-{number}" / "out"
             folder.parent.mkdir()
             life = disturbed(zygote, JOBS[name], references[name], folder, rng, counts[name])
             with file.open("a") as lines:
@@ -340,10 +358,7 @@ def main() -> None:
     if options.worker is not None:
         work(options.out.resolve(), options.worker, share, options.seed)
         return
-    own = {
-        "JAX_COMPILATION_CACHE_DIR": str(options.out.resolve() / "compilations"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
+    own = {"JAX_COMPILATION_CACHE_DIR": str(options.out.resolve() / "compilations")}
     command = [sys.executable, __file__, *sys.argv[1:]]
     files = [options.out / f"worker-{worker}.jsonl" for worker in range(options.workers)]
     before, began = sum(len(life["kills"]) for life in read_lives(files)), time.monotonic()

@@ -15,19 +15,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from artefacts import differences, fingerprint, finished_prints, finished_stages, steps_of
+from kills import SHORT_RUN, WARM
 from zygote import Zygote
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS)
-OPTIONS = ("demo[:0.05]", "--budget", "0.005", "--episodes", "1", "--label-fraction", "0.02", "--save-every", "0")
-RUN = ("run", *OPTIONS, "--out", "out")
-BEHAVIOR = ("behavior", *OPTIONS, "--out", "out")
+RUN = (*SHORT_RUN.argv, "--out", "out")
+BEHAVIOR = ("behavior", *RUN[1:])
 EVERY = bool(os.environ.get("TILTRL_EVERY_FAULT"))
 """Whether each place meets each error (many minutes), or each line that wants something written meets one of them."""
 
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
-    with Zygote() as zygote:
+    with Zygote(env=WARM) as zygote:
         yield zygote
 
 

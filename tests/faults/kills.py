@@ -33,7 +33,7 @@ from zygote import Zygote
 
 SIGNALS = (signal.SIGKILL,) * 4 + (signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 8  # of one command before it is left alone
-LONGEST = 240.0  # seconds that a command may take
+LONGEST = 900.0  # seconds that a command may take, on a machine that is busy with other things
 TICK = 0.01  # seconds between two looks at the folder
 STAGES_RUN = ("start", "behavior", "critic", "candidates", "align", "evaluation", "end")
 

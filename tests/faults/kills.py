@@ -354,6 +354,7 @@ def main() -> None:
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it, and so theirs
     share = -(-options.kills // options.workers)
     if options.worker is not None:
         work(options.out.resolve(), options.worker, share, options.seed)

@@ -69,8 +69,8 @@ DIE_AFTER_THREE = """
 import os
 from tiltrl.training.checkpoint import Checkpoints
 save, saved = Checkpoints.save, []
-def dying(self, step, state):
-    save(self, step, state)
+def dying(self, step, *what):
+    save(self, step, *what)
     saved.append(step)
     if len(saved) == 3:
         os._exit(9)

@@ -15,6 +15,8 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
+from tiltrl.runs import UNFINISHED
+
 OF_THE_PROCESS = {".lock", ".owner.json"}
 """Files about who works in a folder, not about what comes of it."""
 TIMES = {"seconds", "seconds_in_last_session"}
@@ -57,7 +59,7 @@ def finished_prints(folder: Path) -> dict[str, str]:
         f"{stage}/{name}": digest
         for stage in finished_stages(folder)
         for name, digest in fingerprint(folder / stage).items()
-        if not name.startswith("checkpoints/")  # deleted only after the stage is said to be finished
+        if name.partition("/")[0] not in UNFINISHED  # deleted only after the stage is said to be finished
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tiltrl.errors import InputError
@@ -72,13 +72,15 @@ def load_facts(path: str | os.PathLike[str]) -> dict[str, str]:
     """What was said of a file's arrays, which are not read.
 
     Raises:
-        DamagedError: the file's header cannot be read, or has no checksum.
+        DamagedError: the file's header cannot be understood, or has no checksum.
+        InputError: the operating system refuses to read the file.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{os.fspath(path)}: not a readable safetensors file: {reason(error)}") from error
+        with open(path, "rb") as file:
+            content = file.read(8 + HEADER_BYTES)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read: {reason(error)}") from error
+    facts = _facts(content, os.fspath(path))
     if facts.pop(_DIGEST, None) is None:
         raise DamagedError(f"{os.fspath(path)}: is damaged: it has no checksum")
     return facts
@@ -129,17 +131,29 @@ def unpack(content: bytes, like: Tree, where: str) -> Tree:
 
 def _parse(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and facts of a file's content, its checksum verified where it has one."""
+    facts = _facts(content, where)
+    try:
+        arrays = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedError(f"{where}: not a readable safetensors file: {reason(error)}") from error
+    if _DIGEST in facts and facts[_DIGEST] != _digest(arrays, facts):
+        raise DamagedError(f"{where}: is damaged: its checksum is not that of its contents")
+    return arrays, facts
+
+
+def _facts(content: bytes, where: str) -> dict[str, str]:
+    """What a file's header says beside names and shapes, its checksum included."""
     size = int.from_bytes(content[:8], "little")
     if size > HEADER_BYTES:  # before it is taken apart, which takes many times as much memory
         raise DamagedError(f"{where}: is damaged: its header takes {size} bytes, more than the {HEADER_BYTES} allowed")
     try:
-        arrays = load(content)
-        facts = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise DamagedError(f"{where}: not a readable safetensors file: {' '.join(str(error).split())}") from error
-    if _DIGEST in facts and facts[_DIGEST] != _digest(arrays, facts):
-        raise DamagedError(f"{where}: is damaged: its checksum is not that of its contents")
-    return arrays, facts
+        header = json.loads(content[8 : 8 + size])
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{where}: not a readable safetensors file: {reason(error)}") from error
+    facts = (header.get("__metadata__") or {}) if isinstance(header, dict) else None
+    if not isinstance(facts, dict):
+        raise DamagedError(f"{where}: not a readable safetensors file: its header is none")
+    return facts
 
 
 def _digest(arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from hostile_policies import field, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refuse import ANY_TEXT, HUGE, Refuse, refuse, replaced_by, zygote
@@ -67,32 +68,6 @@ def policy(saved: Path, refuse: Refuse) -> Path:
 )
 def test_options_of_evaluate(refuse: Refuse, policy: Path, option: str, value: str) -> None:
     refuse("evaluate", "p", option, value, says=option.strip("-"))
-
-
-def field(path: str, value: Any) -> Callable[[Path], None]:
-    """Sets a field of policy.json, by its dotted path; `...` removes it."""
-
-    def damage(folder: Path) -> None:
-        file = folder / "policy.json"
-        content = json.loads(file.read_text())
-        *parents, last = path.split(".")
-        inner = content
-        for parent in parents:
-            inner = inner[parent]
-        if value is ...:
-            del inner[last]
-        else:
-            inner[last] = value
-        file.write_text(json.dumps(content))
-
-    return damage
-
-
-def text(content: str | bytes) -> Callable[[Path], None]:
-    """Replaces policy.json."""
-    return lambda folder: (folder / "policy.json").write_bytes(
-        content.encode() if isinstance(content, str) else content
-    )
 
 
 def arrays(change: Callable[[bytes], bytes], name: str = "policy.safetensors") -> Callable[[Path], None]:

@@ -140,6 +140,21 @@ def test_one_that_the_disk_cannot_read_is_damaged(
     assert found(reopen(), {"x": jnp.array(0.0)})[1] == 1
 
 
+@pytest.mark.parametrize("method", ["check", "restore"])
+def test_one_that_may_not_be_read_is_not_taken_for_a_damaged_one(
+    reopen: Callable[[], Checkpoints], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    reopen().save(1, {"x": jnp.array(1.0)})
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tiltrl.serialization.open", refused, raising=False)
+    with pytest.raises(InputError, match="step-0000000001.safetensors: cannot be read: Permission denied"):
+        reopen().check() if method == "check" else reopen().restore({"x": jnp.array(0.0)})
+    assert files(tmp_path) == ["step-0000000001.safetensors"]
+
+
 def test_files_of_other_names_are_left_alone(reopen: Callable[[], Checkpoints], tmp_path: Path) -> None:
     reopen().save(1, {"x": jnp.array(1.0)})
     (tmp_path / "checkpoints/step-0000000010 (copy).safetensors").write_bytes(b"")

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 
@@ -83,9 +83,7 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Lea
     )
 
     def draw(given: MemberData, _: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-        obs, candidates, q = given[1:]
-        index = jax.random.randint(jax.random.split(key, 3)[0], (config.batch,), 0, obs.shape[0])
-        return obs[index], candidates[index], q[index]
+        return random_rows(given[1:], config.batch, jax.random.split(key, 3)[0])
 
     def update(learners: Learner, given: MemberData, betas: Array, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
         behavior = given[0]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 from tiltrl.training.stream import Stream, example
 
@@ -73,8 +73,7 @@ def _step(config: BehaviorConfig) -> tuple[optax.GradientTransformation, Update[
     )
 
     def draw(_: None, data: Pairs, key: PRNGKeyArray) -> Pairs:
-        index = jax.random.randint(jax.random.split(key)[0], (config.batch,), 0, data[0].shape[0])
-        return data[0][index], data[1][index]
+        return random_rows(data, config.batch, jax.random.split(key)[0])
 
     def update(learner: Learner, _: None, data: Pairs, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
         obs, action = draw(None, data, key)

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,11 +42,14 @@ class Checkpoints:
         """Refuse what could not be continued anyway, before anything is made for it.
 
         Raises:
-            InputError: the newest saved state is of another version.
+            InputError: the newest saved state is of another version, or may not be read.
         """
         for step in self.steps()[-1:]:
-            with suppress(DamagedError):  # which `restore` deals with
+            try:
                 self._facts(self._path(step))
+            except InputError as error:
+                if not _is_damage(error):  # which `restore` deals with
+                    raise
 
     def restore(self, like: State) -> tuple[State, int, dict[str, str]] | None:
         """The newest saved state that is whole, its step, and what was said of it; None where there is none.

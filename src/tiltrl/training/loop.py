@@ -22,6 +22,7 @@ from tiltrl.errors import InputError
 from tiltrl.training.stream import example, pools
 
 State = TypeVar("State")
+Rows = TypeVar("Rows")
 Metrics = dict[str, Float[Array, ""]]
 Update = Callable[[State, Any, Any, PRNGKeyArray], tuple[State, Metrics]]
 """One step of one member: `(state, member_data, shared_data, key) -> (state, metrics)`."""
@@ -32,6 +33,12 @@ CHUNK = 250
 """Steps whose metrics are averaged to one; a stream's pool moves on after as many."""
 PATIENCE = 0.5
 """Seconds, about, that the loop computes without listening."""
+
+
+def random_rows(data: Rows, count: int, key: PRNGKeyArray) -> Rows:
+    """So many rows of a pytree of arrays, each drawn from all."""
+    index = jax.random.randint(key, (count,), 0, jax.tree.leaves(data)[0].shape[0])
+    return jax.tree.map(lambda array: array[index], data)
 
 
 class TrainState(NamedTuple):

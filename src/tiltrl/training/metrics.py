@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.summary import scalar
 
 from tiltrl.errors import InputError
-from tiltrl.files import write_atomically
+from tiltrl.files import reason, write_atomically
 
 
 class MetricsLog:
@@ -102,5 +102,4 @@ class MetricsLog:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{error.filename or self.path}: cannot be written: {reason}") from error
+            raise InputError(f"{error.filename or self.path}: cannot be written: {reason(error)}") from error

@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tiltrl.stages.critics.networks import Critic, CriticShape, apply_ensemble, init_critic, join
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
 from tiltrl.training.optimizer import cosine_adam, optimizer_step, polyak
 from tiltrl.training.stream import Stream, example
 
@@ -140,8 +140,7 @@ def _step(config: AdvantageConfig) -> tuple[optax.GradientTransformation, Update
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
 
     def draw(_: None, data: Steps, key: PRNGKeyArray) -> Steps:
-        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
-        return Steps(*(array[index] for array in data))
+        return random_rows(data, config.batch, key)
 
     def update(state: AdvantageState, _: None, data: Steps, key: PRNGKeyArray) -> tuple[AdvantageState, Metrics]:
         batch = draw(None, data, key)

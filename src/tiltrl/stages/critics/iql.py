@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.stages.critics.networks import MLP, Critic, CriticShape, apply_ensemble, init_critic, join
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
 from tiltrl.training.optimizer import cosine_adam, optimizer_step, polyak
 from tiltrl.training.stream import Stream, example
 
@@ -97,8 +97,7 @@ def _step(config: IQLConfig) -> tuple[optax.GradientTransformation, Update[IQLSt
     optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
 
     def draw(_: None, data: Batch, key: PRNGKeyArray) -> Batch:
-        index = jax.random.randint(key, (config.batch,), 0, data.obs.shape[0])
-        return Batch(*(array[index] for array in data))
+        return random_rows(data, config.batch, key)
 
     def update(state: IQLState, _: None, data: Batch, key: PRNGKeyArray) -> tuple[IQLState, Metrics]:
         return iql_step(state, draw(None, data, key), config, optimizer)

@@ -29,6 +29,7 @@ ROWS = (
     ("collect",),
     ("presets", "results"),
     ("bandit",),
+    ("bench",),
     ("options",),
     ("pipeline", "api"),
     ("cli_parse",),

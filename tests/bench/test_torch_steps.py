@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benchmark_scripts import load_script
 
 from tiltrl import losses
 from tiltrl.bench.work import ACT, OBS, made_up
-from tiltrl.diffusion.energy import Energy, EnergyConfig, noise_prediction
+from tiltrl.diffusion.energy import Energy, EnergyConfig, data_prediction, noise_prediction
 from tiltrl.diffusion.samplers import dpmpp_2s
 from tiltrl.diffusion.schedule import diffuse, uniform_times
 from tiltrl.presets import PAPER
 from tiltrl.stages.align import alignment_loss
-from tiltrl.stages.annotate import data_prediction
 from tiltrl.stages.critics.iql import Batch, IQLConfig, iql_losses
 from tiltrl.stages.critics.networks import MLP, init_critic
 
@@ -29,16 +27,7 @@ SMALL = EnergyConfig(action_width=8, time_width=4, obs_width=4, blocks=2, time_f
 NETWORKS = (SMALL, replace(SMALL, action_scale=0.5, time_input="log_snr"))
 
 
-def load_steps() -> Any:
-    path = Path(__file__).parents[2] / "benchmarks" / "torch_steps.py"
-    spec = importlib.util.spec_from_file_location("torch_steps", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-steps = load_steps()
+steps = load_script("torch_steps")
 
 
 def tensor(array: Any) -> Any:

@@ -49,15 +49,17 @@ class Layers:
 
 
 def energy_layers(config: EnergyConfig, obs_dim: int, act_dim: int) -> Layers:
-    """The linear layers of an energy network."""
+    """The linear layers of an energy network; the one that joins the three embeddings is a product of each."""
     width, hidden = config.width, config.expansion * config.width
     blocks = ((width, hidden), (hidden, width)) * config.blocks
     return Layers(
-        path=((act_dim, config.action_width), (width, width), *blocks, (width, act_dim)),
+        path=((act_dim, config.action_width), (config.action_width, width), *blocks, (width, act_dim)),
         condition=(
             (config.time_features, config.time_width),
             (config.time_width, config.time_width),
+            (config.time_width, width),
             (obs_dim, config.obs_width),
+            (config.obs_width, width),
         ),
     )
 

@@ -16,12 +16,17 @@ from tiltrl.policy import versions
 
 def available_cores() -> list[int]:
     """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0)) if can_pin() else list(range(os.cpu_count() or 1))
+
+
+def can_pin() -> bool:
+    """Whether the system can keep a process on some of its cores."""
+    return hasattr(os, "sched_setaffinity")
 
 
 def pin(cores: int) -> None:
     """Keep this process, and the threads it starts from now on, on so many of its cores, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
+    if can_pin():
         os.sched_setaffinity(0, available_cores()[:cores])
 
 

@@ -179,6 +179,13 @@ def candidates_work(preset: PresetName, states: int) -> Work:
     return Work("candidates", preset, cost, states * k, run)
 
 
+def work_of(stage: StageName, preset: PresetName) -> Work:
+    """The work of a stage, in batches that keep the device busy."""
+    if stage == "candidates":
+        return candidates_work(preset, 64 if jax.default_backend() == "cpu" else 512)
+    return {"behavior": behavior_work, "critic": critic_work, "alignment": alignment_work}[stage](preset)
+
+
 def acting_policy(preset: PresetName) -> Policy:
     """A policy of random weights that acts as the preset's do with rejection sampling."""
     given = preset_named(preset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +15,6 @@ from rich.table import Table
 
 from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.bandit.options import BanditOptions
-from tiltrl.bench.options import BenchOptions
-from tiltrl.bench.report import print_bench, print_changes
-from tiltrl.bench.run import run_bench
 from tiltrl.cli_data import data
 from tiltrl.cli_parse import parse
 from tiltrl.errors import InputError
@@ -31,6 +28,8 @@ from tiltrl.policy import Policy, load_policy, versions
 from tiltrl.progress import LiveProgress
 from tiltrl.results import write_results
 from tiltrl.serialization import pack
+from tiltrl.training.hosts import Hosts, join
+from tiltrl.training.parallel import any_of
 from tiltrl.types import as_json
 
 Options = Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -67,12 +66,18 @@ def run(config: Options) -> None:
     )
 
 
-def behavior(config: Options) -> None:
-    """Fit the diffusion model of the logged behavior (no rewards needed)."""
-    with LiveProgress(console) as progress:
-        run = Run(config, progress, rewards=False)
-        _ = run.behavior
-    console.print(f"behavior in {run.behavior_stage.folder}", soft_wrap=True)
+def behavior(config: Options, hosts: Annotated[Hosts, tyro.conf.arg(name="")]) -> None:
+    """Fit the diffusion model of the logged behavior (no rewards needed), on all devices of one or more machines."""
+    _ = hosts.address
+    with LiveProgress(console) as progress, hosts.folder(config.folder) as out:
+        run = Run(replace(config, out=out), progress, rewards=False)
+        asked = {name: getattr(config, name) for name in ("preset", "budget", "seeds", "seed", "recover")}
+        join(hosts, asked | {"data fingerprint": run.data.fingerprint()}, progress.say)
+        done = any_of(run.behavior_stage.done)  # in the first process; the others' folders are new
+        if hosts.process == 0 or not done:
+            _ = run.behavior
+    where = f"in {run.behavior_stage.folder}" if hosts.process == 0 else "with process 0"
+    console.print(f"behavior {where}", soft_wrap=True)
 
 
 def critic(config: Options) -> None:
@@ -218,27 +223,10 @@ def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
         console.print(table)
 
 
-def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
-    """How fast this machine does each stage, in shares of what it can: rates, latencies, memory; about three minutes.
-
-    Example: tiltrl bench --out before.json; ...; tiltrl bench --compare before.json
-
-    Made-up data of hopper's sizes, so none is needed. docs/performance.md tells what the numbers mean.
-    """
-    then = options.check()
-    with LiveProgress(console) as progress:
-        now = run_bench(options, progress)
-    print_bench(now, console)
-    if then is not None:
-        print_changes(then, now, console)
-    if options.out is not None:
-        console.print(f"numbers  {options.out}", soft_wrap=True)
-
-
 def main() -> None:
     """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
     job = parse(
-        {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit, bench)},
+        {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit)},
         prog="tiltrl",
         description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
     )

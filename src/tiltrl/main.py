@@ -51,6 +51,8 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # in the moment before `answer` begins, or when it has caught what ended the command
         status = _interrupted()
     _on_stop(lambda *_: os._exit(status))  # another signal while the interpreter shuts down changes nothing
+    if status in (BUG, BAD_INPUT) and _trains_along():
+        os._exit(status)  # at exit JAX would wait for the other processes, who do not know, and then abort
     sys.exit(status)
 
 
@@ -106,7 +108,17 @@ def _refusal(error: Exception) -> str | None:
             "give fewer --beta at a time; data larger than memory is read from disk once it is converted with "
             "`tiltrl data convert DATASET --to shards --out FOLDER`"
         )
+    if "Gloo" in str(error):  # JAX's connection between processes on CPUs
+        return (
+            "another process that trained along has ended, and says itself why; start all of them again with the same "
+            "commands: they go on from what is saved"
+        )
     return None
+
+
+def _trains_along() -> bool:
+    """Whether this is one of several processes (`tiltrl.training.hosts`)."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def _report(error: Exception) -> str:

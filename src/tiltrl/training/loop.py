@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.errors import InputError
-from tiltrl.training.stream import example, pools
+from tiltrl.training.parallel import everywhere, of_first, on_one, replicate, split
+from tiltrl.training.stream import Stream, example, pools
 
 State = TypeVar("State")
 Rows = TypeVar("Rows")
@@ -36,9 +37,30 @@ PATIENCE = 0.5
 
 
 def random_rows(data: Rows, count: int, key: PRNGKeyArray) -> Rows:
-    """So many rows of a pytree of arrays, each drawn from all."""
-    index = jax.random.randint(key, (count,), 0, jax.tree.leaves(data)[0].shape[0])
+    """So many rows of a pytree of arrays, each drawn from all; several devices share them."""
+    index = split(jax.random.randint(key, (count,), 0, jax.tree.leaves(data)[0].shape[0]))
     return jax.tree.map(lambda array: array[index], data)
+
+
+def mapped(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """`jax.vmap`, but an axis of length one is taken off and put back, instead of carried through the program.
+
+    Matrix products with a batch dimension of one make a small step on a CPU a fifth slower (docs/performance.md).
+    """
+
+    def call(*args: Any) -> Any:
+        size = next(
+            leaf.shape[0] for arg, axis in zip(args, in_axes, strict=True) if axis == 0 for leaf in jax.tree.leaves(arg)
+        )
+        if size > 1:
+            return jax.vmap(function, in_axes)(*args)
+        only = (
+            arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
+            for arg, axis in zip(args, in_axes, strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*only))
+
+    return call
 
 
 class TrainState(NamedTuple):
@@ -106,7 +128,7 @@ def _compiled(update: Update[State]) -> Callable[..., TrainState]:
         train: TrainState, start: Array, stop: Array, keys: PRNGKeyArray, member_data: Any, shared_data: Any
     ) -> TrainState:
         def one_step(step: Array, train: TrainState) -> TrainState:
-            state, metrics = jax.vmap(update, in_axes=(0, 0, None, 0))(
+            state, metrics = mapped(update, (0, 0, None, 0))(
                 train.state, member_data, shared_data, _step_keys(keys, step)
             )
             recent = {name: rows.at[step % rows.shape[0]].set(metrics[name]) for name, rows in train.recent.items()}
@@ -115,7 +137,7 @@ def _compiled(update: Update[State]) -> Callable[..., TrainState]:
         return jax.lax.fori_loop(start, stop, one_step, train)
 
     # The state before stays: should a step of the burst diverge, they are taken again one by one.
-    return jax.jit(burst)
+    return jax.jit(burst, out_shardings=everywhere())
 
 
 def _step_keys(keys: PRNGKeyArray, step: Array | int) -> PRNGKeyArray:
@@ -134,7 +156,7 @@ def fit(
     chunk: int = CHUNK,
     session: Session | None = None,
 ) -> State:
-    """Run `steps` updates of every member and return the final state.
+    """Run `steps` updates of every member, on all devices, and return the final state, on the first.
 
     Args:
         update: one step of one member. The same function, on arrays of the same shapes, is compiled once a process.
@@ -152,11 +174,13 @@ def fit(
         InputError: training diverged, and the session does not go on.
     """
     session = Quiet() if session is None else session
-    members = jax.vmap(update, in_axes=(0, 0, None, 0))
-    shapes = jax.eval_shape(members, state, member_data, example(shared_data), keys)[1]
+    shapes = jax.eval_shape(mapped(update, (0, 0, None, 0)), state, member_data, example(shared_data), keys)[1]
     recent = {name: jnp.zeros((chunk, *metric.shape), metric.dtype) for name, metric in shapes.items()}
+    keys, member_data = replicate((keys, member_data))
+    if not isinstance(shared_data, Stream):
+        shared_data = replicate(shared_data)
     run = partial(_run, _compiled(update), draw, keys, member_data)
-    train, done = session.restore(TrainState(state, recent))
+    train, done = _placed(session.restore(TrainState(state, recent)))
     while done < steps:
         try:
             with closing(_bursts(run, train, done, steps, chunk, shared_data)) as bursts:
@@ -164,8 +188,14 @@ def fit(
                     ended = done % chunk == 0 or done == steps
                     session.record(done, steps, _means(train, done) if ended else None, train)
         except Diverged as failure:
-            train, done = session.diverged(failure)
-    return train.state
+            train, done = _placed(session.diverged(failure))
+    return on_one(train.state)
+
+
+def _placed(start: tuple[TrainState, int]) -> tuple[TrainState, int]:
+    """Where all processes go on from, on every device."""
+    train, done = of_first((start[0], np.asarray(start[1])))
+    return replicate(train), int(done)
 
 
 def _bursts(
@@ -187,6 +217,7 @@ def _bursts(
                 train = run(train, done, stop, pool)
                 fitting = (stop - done) * PATIENCE / max(time.perf_counter() - began, 1e-9)
                 pace = max(1, min(10 * max(pace, stop - done), int(fitting)))
+                pace = int(of_first((np.asarray(pace),))[0])
                 done = stop
                 yield train, done
 
@@ -216,7 +247,9 @@ def _run(
             batch = (
                 None
                 if draw is None
-                else jax.vmap(draw, in_axes=(0, None, 0))(member_data, pool, _step_keys(keys, step))
+                else jax.jit(jax.vmap(draw, in_axes=(0, None, 0)), out_shardings=everywhere())(
+                    member_data, pool, _step_keys(keys, step)
+                )
             )
             raise Diverged(step + 1, *odd, train, batch)
         train = after

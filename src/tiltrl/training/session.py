@@ -23,6 +23,7 @@ from tiltrl.training.checkpoint import Checkpoints
 from tiltrl.training.loop import Diverged, TrainState, metrics_so_far
 from tiltrl.training.metrics import MetricsLog
 from tiltrl.training.optimizer import rate_scale, slowed
+from tiltrl.training.parallel import any_of
 
 OnProgress = Callable[[int, int, dict[str, Any]], None]
 """Called with (steps done, steps in all, metrics)."""
@@ -120,9 +121,10 @@ class FolderSession:
             self._opened.write(step, metrics)
         self._on_progress(step, steps, self._latest)
         due = time.monotonic() - self._saved_at > self._saving.every
-        if due or step == steps or self._stop is not None:
+        stop = any_of(self._stop is not None)  # of one process: all stop, at the same step
+        if due or step == steps or stop:
             self._save(step, train)
-        if self._stop is not None:
+        if stop:
             raise KeyboardInterrupt
 
     def diverged(self, failure: Diverged) -> tuple[TrainState, int]:
@@ -185,4 +187,5 @@ class FolderSession:
 def _circumstances() -> dict[str, str]:
     """What decides the last bit of a training step beside its arguments."""
     packages = ("tiltrl", "jax", "jaxlib", "equinox", "optax", "numpy")
-    return {name: importlib.metadata.version(name) for name in packages} | {"device": jax.devices()[0].device_kind}
+    devices = {"device": jax.devices()[0].device_kind, "devices": str(jax.device_count())}
+    return {name: importlib.metadata.version(name) for name in packages} | devices

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from tiltrl.training.parallel import everywhere, replicate
+
 DEVICE_BYTES = 1 << 30
 """Prepared data up to this size (1 GiB) is kept whole on the device; more is streamed."""
 
@@ -57,7 +59,7 @@ class Stream(Generic[Data]):
         first = number * self.blocks
         spans = [span for block in range(first, first + self.blocks) for span in self._spans(block)]
         prepared = [self.prepare(*span) for span in spans]
-        return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *prepared)
+        return replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *prepared))
 
     def _spans(self, block: int) -> list[tuple[int, int]]:
         """Where block number `block` of the endless sequence lies: one span of rows, or the last and the first rows."""
@@ -83,7 +85,7 @@ def on_device(prepare: Prepare[Data], rows: int) -> Data | Stream[Data]:
     """What a stage trains on: the whole prepared data on the device if that is small enough, else a stream of it."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(prepare(0, 1)))  # of one row
     if rows * size <= DEVICE_BYTES:
-        return jax.tree.map(jnp.asarray, prepare(0, rows))
+        return replicate(prepare(0, rows))
     block = min(rows, max(1, POOL_BYTES // (size * BLOCKS * GROUPS)))
     return Stream(prepare, rows, block, BLOCKS, GROUPS)
 
@@ -108,7 +110,7 @@ def pools(data: Data | Stream[Data], first: int) -> Iterator[Iterator[Data]]:
 def _pools(stream: Stream[Data], first: int, loader: ThreadPoolExecutor) -> Iterator[Data]:
     fresh = stream.group(first)
     rows = stream.groups * stream.blocks * stream.block
-    pool = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), fresh)
+    pool = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype, device=everywhere()), fresh)
     for number in count(first):
         following = loader.submit(stream.group, number + 1)
         pool = _replace(pool, fresh, (number % stream.groups) * stream.blocks * stream.block)

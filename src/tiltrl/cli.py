@@ -15,6 +15,9 @@ from rich.table import Table
 
 from tiltrl.api import evaluate as evaluate_policy
 from tiltrl.bandit.options import BanditOptions
+from tiltrl.bench.options import BenchOptions
+from tiltrl.bench.report import print_bench, print_changes
+from tiltrl.bench.run import run_bench
 from tiltrl.cli_data import data
 from tiltrl.cli_parse import parse
 from tiltrl.errors import InputError
@@ -223,10 +226,27 @@ def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
         console.print(table)
 
 
+def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
+    """How fast this machine does each stage, in shares of what it can: rates, latencies, memory; about three minutes.
+
+    Example: tiltrl bench --out before.json; ...; tiltrl bench --compare before.json
+
+    Made-up data of hopper's sizes, so none is needed. docs/performance.md tells what the numbers mean.
+    """
+    then = options.check()
+    with LiveProgress(console) as progress:
+        now = run_bench(options, progress)
+    print_bench(now, console)
+    if then is not None:
+        print_changes(then, now, console)
+    if options.out is not None:
+        console.print(f"numbers  {options.out}", soft_wrap=True)
+
+
 def main() -> None:
     """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
     job = parse(
-        {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit)},
+        {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit, bench)},
         prog="tiltrl",
         description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
     )

@@ -86,3 +86,20 @@ def test_calls_counts_the_network(solver: Solver, calls: int) -> None:
 def test_actions_end_inside_the_unit_box(solver: Solver) -> None:
     actions = sample(lambda a, t: 3.0 * jnp.sign(a), jnp.array([[1.0, -1.0]]), calls=4, solver=solver, grid="uniform")
     np.testing.assert_array_equal(actions, [[1.0, -1.0]])
+
+
+@pytest.mark.usefixtures("double")
+def test_the_last_of_the_multistep_steps_takes_the_prediction_as_it_is() -> None:
+    times = jnp.asarray(GRIDS["quadratic"](4), jnp.float64)
+    last = []
+
+    def counted(action: jax.Array, t: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda a, t: last.append((float(t), a)), action, t)
+        return gaussian(action, t)
+
+    found = SOLVERS["2m"](counted, jnp.array([[1.0]], jnp.float64), times)
+    jax.effects_barrier()
+    _, before = min(last)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(times[-2]), alpha_sigma(times[-1])
+    noise = (before - alpha_s * gaussian(before, times[-2])) / sigma_s  # DDIM: to where the same noise leaves it
+    np.testing.assert_allclose(found, alpha_t * gaussian(before, times[-2]) + sigma_t * noise, rtol=1e-10)

@@ -16,6 +16,7 @@ from tiltrl.diffusion.schedule import (
     log_alpha,
     log_snr,
     log_snr_times,
+    quadratic_times,
     random_times,
     time_at_log_snr,
     uniform_times,
@@ -73,7 +74,7 @@ def test_time_at_log_snr_inverts_it() -> None:
         np.testing.assert_allclose(time_at_log_snr(log_snr(times)), times, rtol=1e-12)
 
 
-@pytest.mark.parametrize("grid", [uniform_times, log_snr_times])
+@pytest.mark.parametrize("grid", [uniform_times, log_snr_times, quadratic_times])
 @pytest.mark.parametrize("calls", [1, 2, 15])
 def test_a_grid_falls_from_one_to_the_last_time(grid: Callable[[int], jax.Array], calls: int) -> None:
     times = grid(calls)
@@ -86,6 +87,8 @@ def test_a_grid_is_uniform_in_its_own_variable() -> None:
     np.testing.assert_allclose(jnp.diff(uniform_times(10)), (T_MIN - 1.0) / 10, rtol=1e-5)
     steps = jnp.diff(log_snr(log_snr_times(10)))
     np.testing.assert_allclose(steps, jnp.mean(steps), rtol=1e-3)
+    steps = jnp.diff(jnp.sqrt(quadratic_times(10)))
+    np.testing.assert_allclose(steps, jnp.mean(steps), rtol=1e-4)
 
 
 def test_diffuse_scales_action_and_noise_by_each_time() -> None:

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tiltrl.diffusion.schedule import alpha_sigma, log_snr, log_snr_times, uniform_times
+from tiltrl.diffusion.schedule import alpha_sigma, log_snr, log_snr_times, quadratic_times, uniform_times
 
 Denoiser = Callable[[Float[Array, "*batch act"], Float[Array, ""]], Float[Array, "*batch act"]]
 Solver = Literal["2m", "2s"]
-Grid = Literal["uniform", "log_snr"]
+Grid = Literal["uniform", "log_snr", "quadratic"]
 
 
 def _advance(
@@ -55,24 +55,29 @@ def dpmpp_2s(
 def dpmpp_2m(
     denoise: Denoiser, noise: Float[Array, "*batch act"], times: Float[Array, " calls+1"]
 ) -> Float[Array, "*batch act"]:
-    """Multistep: every step but the first extrapolates linearly from the previous prediction."""
-    lam = log_snr(times)
+    """Multistep: every step but the first and the last extrapolates linearly from the previous prediction.
+
+    The last is of first order (DPM-Solver's `lower_order_final`): to extrapolate over the longest of few steps in
+    `lambda` adds noise to what is already the clean action, nearly.
+    """
+    h = jnp.diff(log_snr(times))
+    weights = (0.5 * h[1:] / h[:-1]).at[-1:].set(0.0)
     first = denoise(noise, times[0])
     action = _advance(noise, times[0], times[1], first)
 
-    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+    def step(carry: tuple[Array, Array], stw: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
         action, previous = carry
-        current = denoise(action, times[i])
-        ratio = (lam[i + 1] - lam[i]) / (lam[i] - lam[i - 1])
-        clean = current + 0.5 * ratio * (current - previous)
-        return (_advance(action, times[i], times[i + 1], clean), current), None
+        s, t, weight = stw
+        current = denoise(action, s)
+        clean = current + weight * (current - previous)
+        return (_advance(action, s, t, clean), current), None
 
-    (action, _), _ = jax.lax.scan(step, (action, first), jnp.arange(1, times.shape[0] - 1))
+    (action, _), _ = jax.lax.scan(step, (action, first), (times[1:-1], times[2:], weights))
     return action
 
 
 SOLVERS = {"2m": dpmpp_2m, "2s": dpmpp_2s}
-GRIDS = {"uniform": uniform_times, "log_snr": log_snr_times}
+GRIDS = {"uniform": uniform_times, "log_snr": log_snr_times, "quadratic": quadratic_times}
 
 
 def sample(

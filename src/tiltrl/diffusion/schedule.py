@@ -90,3 +90,12 @@ def log_snr_times(calls: int) -> Float[Array, "calls+1"]:
     return (
         time_at_log_snr(jnp.linspace(ends[0], ends[1], calls + 1)).at[jnp.array([0, -1])].set(jnp.array([1.0, T_MIN]))
     )
+
+
+def quadratic_times(calls: int) -> Float[Array, "calls+1"]:
+    """`calls` intervals even in the square root of `t`, from 1 down to `T_MIN`: for few calls.
+
+    Steps that are uniform in `t` leap over all small noise at once, steps uniform in `lambda_t` spend half their calls
+    there. Quadratic ones, of Song et al. (2021, *Denoising Diffusion Implicit Models*), lie between.
+    """
+    return (jnp.linspace(1.0, T_MIN**0.5, calls + 1) ** 2).at[-1].set(T_MIN)

@@ -4,16 +4,28 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kills soak lint format clean
+.PHONY: help demo test bench bench-gpu kills soak lint format clean
 
 help: ## list the targets
-	@grep -E '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.]+):.*## /make \1\t/' | expand -t 16
+	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## /make \1\t/' | expand -t 16
 
 demo: .venv/core ## train and evaluate a policy on the bundled data, into runs/demo
 	$(BIN)/tiltrl run demo --out runs/demo
 
 test: .venv/dev ## run the tests
 	$(BIN)/pytest
+
+bench: .venv/torch ## rates on this machine and beside PyTorch, into benchmarks/results/cpu (half an hour; keep it quiet)
+	$(BIN)/tiltrl bench --out benchmarks/results/cpu/bench.json
+	$(BIN)/python benchmarks/torch_reference.py --preset paper --out benchmarks/results/cpu/torch-paper.json
+	$(BIN)/python benchmarks/torch_reference.py --preset fast --out benchmarks/results/cpu/torch-fast.json
+
+bench-gpu: export JAX_PLATFORMS = cuda
+bench-gpu: .venv/gpu ## the same on a GPU, and the paper preset as a whole, into benchmarks/results/gpu
+	$(BIN)/tiltrl bench --out benchmarks/results/gpu/bench.json
+	$(BIN)/python benchmarks/torch_reference.py --device cuda --preset paper --out benchmarks/results/gpu/torch-paper.json
+	$(BIN)/python benchmarks/torch_reference.py --device cuda --preset fast --out benchmarks/results/gpu/torch-fast.json
+	$(BIN)/python benchmarks/whole_run.py --preset paper --out benchmarks/results/gpu/paper-run.json
 
 kills: .venv/dev ## kill and resume commands 200 times and compare bit by bit (about half an hour); goes on where it was
 	$(BIN)/python tests/faults/kills.py --kills 200 --workers 2 --out runs/kills --results benchmarks/results/kills.md
@@ -42,4 +54,12 @@ clean: ## remove the environment, caches and builds; runs/ stays
 
 .venv/dev: .venv/core
 	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+.venv/torch: .venv/core
+	$(INSTALL) --editable '.[torch]'
+	touch $@
+
+.venv/gpu: .venv/torch
+	$(INSTALL) --editable '.[gpu,torch]'
 	touch $@

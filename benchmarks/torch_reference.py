@@ -73,6 +73,8 @@ class Options:
         """
         if importlib.util.find_spec("torch") is None:
             raise InputError("PyTorch is not installed; it comes with: pip install 'tiltrl[torch]'")
+        if self.device == "cuda" and not cuda_available():
+            raise InputError("device = 'cuda'; PyTorch finds none here, or was built without")
         if not 1 <= self.rounds <= 1000:
             raise InputError(f"rounds = {self.rounds}; it must lie in 1 to 1000")
         if not 0 < self.seconds <= 600:
@@ -80,6 +82,13 @@ class Options:
         cores = len(available_cores())
         if self.threads is not None and not 1 <= self.threads <= cores:
             raise InputError(f"threads = {self.threads}; this process may use 1 to {cores}")
+
+
+def cuda_available() -> bool:
+    """Whether PyTorch can use a GPU; importing it takes seconds, which only those pay who ask."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 # --- In a process of its own ------------------------------------------------------------------------------------------

@@ -57,13 +57,26 @@ def test_dropout_acts_only_with_a_key(energy: Energy) -> None:
     assert len({float(f) for f in (calm[0], *dropped)}) == 3
 
 
+def test_a_batch_is_its_rows_and_what_they_share_is_broadcast(energy: Energy) -> None:
+    key = jax.random.key(2)
+    action, state = jax.random.normal(key, (4, 3, ACT)), jax.random.normal(key, (4, OBS))
+    times = jnp.array([0.01, 0.2, 0.7, 1.0])
+    found = energy(action, state[:, None], times[:, None])
+    one_by_one = [[energy(a, s, t) for a in some] for some, s, t in zip(action, state, times, strict=True)]
+    np.testing.assert_allclose(found, one_by_one, rtol=1e-5, atol=1e-6)
+    predicted = noise_prediction(energy, action, state[:, None], times[:, None])
+    np.testing.assert_allclose(
+        predicted[2, 1], noise_prediction(energy, action[2, 1], state[2], times[2]), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_time_enters_as_sines_then_cosines_of_fixed_frequencies(energy: Energy) -> None:
     angles = 2 * np.pi * float(T) * np.asarray(energy.frequencies)
     features = jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)]))
     time = energy.time_out(jax.nn.silu(energy.embed_time(features)))
     h = energy.join(jnp.concatenate([energy.embed_action(ACTION), time, energy.embed_obs(STATE)]))
     for block in energy.blocks:
-        h = block(h)
+        h = block(h[None])[0]
     np.testing.assert_allclose(energy(ACTION, STATE, T), jnp.sum(energy.out(jax.nn.silu(h))), rtol=1e-4)
     gradient = jax.grad(lambda network: network(ACTION, STATE, T))(energy)
     assert not gradient.frequencies.any() and gradient.embed_time.weight.any()

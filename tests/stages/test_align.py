@@ -20,14 +20,14 @@ class Gaussian(eqx.Module):
 
     def __call__(self, action: jax.Array, obs: jax.Array, t: jax.Array) -> jax.Array:
         alpha, sigma = alpha_sigma(t)
-        return -jnp.sum((action - alpha * self.mean) ** 2) / (2 * (alpha**2 * STD**2 + sigma**2))
+        return -((action[..., 0] - alpha * self.mean) ** 2) / (2 * (alpha**2 * STD**2 + sigma**2))
 
 
 class Linear(eqx.Module):
     slope: jax.Array
 
     def __call__(self, action: jax.Array, obs: jax.Array, t: jax.Array) -> jax.Array:
-        return jnp.dot(self.slope, action)
+        return action @ self.slope
 
 
 def test_loss_and_gradient_by_hand() -> None:

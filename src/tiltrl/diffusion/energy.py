@@ -65,6 +65,12 @@ class EnergyConfig:
         return self.action_width + self.time_width + self.obs_width
 
 
+def _linear(layer: eqx.nn.Linear, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    # Not `jax.vmap(layer)(x)`: its product `W x` has the batch last, and each layer would be transposed back.
+    assert layer.bias is not None, "every layer of this network has one"
+    return x @ layer.weight.T + layer.bias
+
+
 class Block(eqx.Module):
     """Residual block `h + fc2(silu(fc1(layer_norm(dropout(h)))))`."""
 
@@ -82,16 +88,17 @@ class Block(eqx.Module):
         self.fc2 = eqx.nn.Linear(hidden, width, key=k2)
         self.dropout = dropout
 
-    def __call__(self, h: Float[Array, " width"], *, key: PRNGKeyArray | None = None) -> Float[Array, " width"]:
-        """The block on one example; with a key, dropout is on."""
+    def __call__(self, h: Float[Array, "rows width"], *, key: PRNGKeyArray | None = None) -> Float[Array, "rows width"]:
+        """The block on every row; with a key, dropout is on."""
         x = h if key is None else eqx.nn.Dropout(self.dropout)(h, key=key)
-        return h + self.fc2(jax.nn.silu(self.fc1(self.norm(x))))
+        return h + _linear(self.fc2, jax.nn.silu(_linear(self.fc1, jax.vmap(self.norm)(x))))
 
 
 class Energy(eqx.Module):
-    """The scalar network `f(a_t | s, t)`, on one example; `jax.vmap` it for batches.
+    """The scalar network `f(a_t | s, t)`, on one example or on any batch of them.
 
-    Its inputs are in the networks' units (`types.Scaling`): actions lie in [-1, 1] before diffusion.
+    Give batches whole rather than by `jax.vmap`: the rows then share one matrix product a layer. Its inputs are in the
+    networks' units (`types.Scaling`): actions lie in [-1, 1] before diffusion.
 
     With an `action_scale` s the network `g` learns only what a Gaussian of that deviation does not explain:
     `f(a_t) = -c^2 |a_t|^2 / 2 + alpha s (sigma^2 + d^2)^(-1/2) g(c a_t)`, `c = (sigma^2 + alpha^2 s^2)^(-1/2)`. It then
@@ -135,50 +142,68 @@ class Energy(eqx.Module):
 
     def __call__(
         self,
-        action: Float[Array, " act"],
-        obs: Float[Array, " obs"],
-        t: Float[Array, ""],
+        action: Float[Array, "*batch act"],
+        obs: Float[Array, "*#batch obs"],
+        t: Float[Array, "*#batch"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, ""]:
-        """`f(a_t | s, t)`. With a key, dropout is on; without, the network is deterministic."""
+    ) -> Float[Array, "*batch"]:
+        """`f(a_t | s, t)`. With a key, dropout is on; without, the network is deterministic.
+
+        Observations and times are broadcast: what many actions share, such as the state of K candidates, is embedded
+        once.
+        """
         if self.action_scale is None:
             return self._network(action, obs, t, key)
         alpha, sigma = alpha_sigma(t)
-        c = jax.lax.rsqrt(sigma**2 + (alpha * self.action_scale) ** 2)
+        c = jax.lax.rsqrt(sigma**2 + (alpha * self.action_scale) ** 2)[..., None]
         gain = alpha * self.action_scale * jax.lax.rsqrt(sigma**2 + (self.detail * self.action_scale) ** 2)
-        return -0.5 * jnp.sum((c * action) ** 2) + gain * self._network(c * action, obs, t, key)
+        scaled = c * action
+        return -0.5 * jnp.sum(scaled**2, axis=-1) + gain * self._network(scaled, obs, t, key)
 
     def _network(
-        self, action: Float[Array, " act"], obs: Float[Array, " obs"], t: Float[Array, ""], key: PRNGKeyArray | None
-    ) -> Float[Array, ""]:
+        self,
+        action: Float[Array, "*batch act"],
+        obs: Float[Array, "*#batch obs"],
+        t: Float[Array, "*#batch"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "*batch"]:
         moment = t if self.time_input == "t" else log_snr(t) / 4.0
-        angles = 2.0 * jnp.pi * moment * jax.lax.stop_gradient(self.frequencies)
-        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
-        time = self.time_out(jax.nn.silu(self.embed_time(features)))
-        h = self.join(jnp.concatenate([self.embed_action(action), time, self.embed_obs(obs)]))
+        angles = 2.0 * jnp.pi * moment[..., None] * jax.lax.stop_gradient(self.frequencies)
+        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        time = _linear(self.time_out, jax.nn.silu(_linear(self.embed_time, features)))
+        # `join` of the three embeddings side by side, as a sum of three products.
+        sizes = self.embed_action.weight.shape[0], self.time_out.weight.shape[0]
+        by_action, by_time, by_obs = jnp.split(self.join.weight.T, [sizes[0], sum(sizes)])
+        shared = time @ by_time + _linear(self.embed_obs, obs) @ by_obs + self.join.bias
+        h = _linear(self.embed_action, action) @ by_action + shared
+        lead, h = h.shape[:-1], h.reshape(-1, h.shape[-1])
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             h = block(h, key=block_key)
-        return jnp.sum(self.out(jax.nn.silu(h)))
+        return jnp.sum(_linear(self.out, jax.nn.silu(h)), axis=-1).reshape(lead)
 
 
 def noise_prediction(
     energy: Energy,
-    action: Float[Array, " act"],
-    obs: Float[Array, " obs"],
-    t: Float[Array, ""],
+    action: Float[Array, "*batch act"],
+    obs: Float[Array, "*#batch obs"],
+    t: Float[Array, "*#batch"],
     *,
     key: PRNGKeyArray | None = None,
-) -> Float[Array, " act"]:
-    """`eps(a_t | s, t) = -sigma_t grad_a f` (Eq. 9), on one example."""
+) -> Float[Array, "*batch act"]:
+    """`eps(a_t | s, t) = -sigma_t grad_a f` (Eq. 9)."""
     _, sigma = alpha_sigma(t)
-    return -sigma * jax.grad(lambda a: energy(a, obs, t, key=key))(action)
+    # The gradient of a sum: no row's energy depends on another's action.
+    return -sigma[..., None] * jax.grad(lambda a: jnp.sum(energy(a, obs, t, key=key)))(action)
 
 
 def data_prediction(
-    energy: Energy, action: Float[Array, " act"], obs: Float[Array, " obs"], t: Float[Array, ""]
-) -> Float[Array, " act"]:
-    """The clean action expected given `a_t`: `(a_t - sigma_t eps) / alpha_t`, on one example."""
-    alpha, sigma = alpha_sigma(t)
+    energy: Energy,
+    action: Float[Array, "*batch act"],
+    obs: Float[Array, "*#batch obs"],
+    t: Float[Array, "*#batch"],
+) -> Float[Array, "*batch act"]:
+    """The clean action expected given `a_t`: `(a_t - sigma_t eps) / alpha_t`."""
+    alpha, sigma = (scale[..., None] for scale in alpha_sigma(t))
     return (action - sigma * noise_prediction(energy, action, obs, t)) / alpha

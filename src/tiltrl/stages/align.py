@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, mapped, random_rows
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 
@@ -33,13 +33,6 @@ class AlignConfig:
     objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15)
 
 
-def candidate_energies(
-    energy: Energy, noisy: Float[Array, "k act"], obs: Float[Array, " obs"], t: Float[Array, ""]
-) -> Float[Array, " k"]:
-    """`f(a_t^k | s, t)` of the K candidates of one state, all at one time, without dropout."""
-    return jax.vmap(lambda a: energy(a, obs, t))(noisy)
-
-
 def alignment_loss(
     policy: Energy,
     behavior: Energy,
@@ -51,8 +44,8 @@ def alignment_loss(
     objective: losses.Objective = "value",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean loss of a batch of states, and what the tilt does to their candidates."""
-    energies = jax.vmap(candidate_energies, in_axes=(None, 0, 0, 0))
-    log_ratio = energies(policy, noisy, obs, t) - jax.lax.stop_gradient(energies(behavior, noisy, obs, t))
+    where = noisy, obs[:, None], t[:, None]  # all candidates of a state at its one time
+    log_ratio = policy(*where) - jax.lax.stop_gradient(behavior(*where))
     loss = jnp.mean(jax.vmap(losses.OBJECTIVES[objective], in_axes=(0, 0, None))(q, log_ratio, beta))
     weights = jax.nn.softmax(log_ratio)
     info = {
@@ -101,7 +94,7 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Lea
             )
             return gradient_step(learner, gradient, optimizer, config.average), info
 
-        return jax.vmap(one)(learners, betas)
+        return mapped(one, (0, 0))(learners, betas)
 
     return optimizer, update, draw
 

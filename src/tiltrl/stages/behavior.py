@@ -48,16 +48,11 @@ def denoising_loss(
     dropout: bool,
 ) -> Float[Array, ""]:
     """Mean denoising loss (Eq. 10) of a batch at random times; inputs normalized."""
-    batch = action.shape[0]
     time_key, noise_key, dropout_key = jax.random.split(key, 3)
-    t = random_times(time_key, batch, times)
+    t = random_times(time_key, action.shape[0], times)
     noise = jax.random.normal(noise_key, action.shape)
-
-    def one(noisy: Array, obs: Array, t: Array, noise: Array, key: PRNGKeyArray) -> Array:
-        return losses.denoising(noise_prediction(energy, noisy, obs, t, key=key if dropout else None), noise)
-
-    keys = jax.random.split(dropout_key, batch)
-    return jnp.mean(jax.vmap(one)(diffuse(action, noise, t), obs, t, noise, keys))
+    predicted = noise_prediction(energy, diffuse(action, noise, t), obs, t, key=dropout_key if dropout else None)
+    return jnp.mean(jax.vmap(losses.denoising)(predicted, noise))
 
 
 @lru_cache(maxsize=8)

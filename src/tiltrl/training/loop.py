@@ -32,7 +32,7 @@ Draw = Callable[[Any, Any, PRNGKeyArray], Any]
 
 CHUNK = 250
 """Steps whose metrics are averaged to one; a stream's pool moves on after as many."""
-PATIENCE = 0.5
+PATIENCE = 1.0
 """Seconds, about, that the loop computes without listening."""
 
 

@@ -148,12 +148,12 @@ def draw(energy: Energy, n: int, sampler: SamplerConfig, key: Array) -> Points:
 
 @jax.jit
 def _energies(energy: Energy, points: Float[Array, "n 2"], t: Float[Array, ""]) -> Float[Array, " n"]:
-    return jax.vmap(lambda a: energy(a, jnp.asarray(STATE), t))(points)
+    return energy(points, jnp.asarray(STATE), t)
 
 
 @jax.jit
 def _scores(energy: Energy, points: Float[Array, "n 2"], t: Float[Array, ""]) -> Float[Array, "n 2"]:
-    return jax.vmap(jax.grad(lambda a: energy(a, jnp.asarray(STATE), t)))(points)
+    return jax.grad(lambda some: jnp.sum(energy(some, jnp.asarray(STATE), t)))(points)
 
 
 def energies(energy: Energy, points: Points, t: float) -> Float[np.ndarray, " n"]:

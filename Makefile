@@ -25,6 +25,7 @@ bench-gpu: .venv/gpu ## the same on a GPU, and the paper preset as a whole, into
 	$(BIN)/tiltrl bench --out benchmarks/results/gpu/bench.json
 	$(BIN)/python benchmarks/torch_reference.py --device cuda --preset paper --out benchmarks/results/gpu/torch-paper.json
 	$(BIN)/python benchmarks/torch_reference.py --device cuda --preset fast --out benchmarks/results/gpu/torch-fast.json
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/whole_run.py --preset paper --out benchmarks/results/gpu/paper-run.json
 
 kills: .venv/dev ## kill and resume commands 200 times and compare bit by bit (about half an hour); goes on where it was

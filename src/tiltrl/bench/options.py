@@ -23,7 +23,7 @@ class BenchOptions:
     """Whose sizes: fast, paper. Default: both."""
     stage: tuple[Subject, ...] = SUBJECTS
     """What to measure: behavior, critic, candidates, alignment, acting. Default: all."""
-    seconds: float = 3.0
+    seconds: float = 2.0
     """How long each measurement takes, beside starting and compiling; a step that takes longer is waited for."""
     out: Path | None = None
     """Where all numbers go, as JSON."""

@@ -217,7 +217,21 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "more after the end": (text("{} {}"), "policy.json: not readable as JSON"),
     # the fields of policy.json
     "no format": (field("format", ...), "format None is not known here"),
-    "a format to come": (field("format", 3), "format 3 is not known here; this version reads formats 1 and 2"),
+    "a format to come": (field("format", 4), "format 4 is not known here; this version reads formats 1, 2, 3"),
+    "no network": (field("energy", None), "energy, one_step: exactly one of the two describes the policy's network"),
+    "two networks": (field("one_step", {"width": 8}), "energy, one_step: exactly one of the two"),
+    "a student that fills the memory": (
+        every(field("energy", None), field("one_step", {"width": 8192, "blocks": 64, "expansion": 64})),
+        "describes networks of 2199164388792 bytes; at most",
+    ),
+    "a student too wide": (
+        every(field("energy", None), field("one_step", {"width": 1 << 40})),
+        "field one_step: width = 1099511627776; it must lie in 1 to 8192",
+    ),
+    "a student in a diffusion policy's place": (
+        every(field("energy", None), field("one_step", {"width": 8})),
+        "the file does not belong to the configuration beside it",
+    ),
     "a format in quotes": (field("format", "2"), "format '2' is not known"),
     "a format that is true": (field("format", True), "format True is not known"),
     "a field that nobody knows": (field("entry_point", "trap:spring"), "field 'entry_point' is unknown"),

@@ -19,6 +19,7 @@ from scipy.stats import norm
 
 from tiltrl import files, policy_folder
 from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.diffusion.one_step import OneStep, OneStepConfig
 from tiltrl.diffusion.schedule import T_MIN, alpha_sigma
 from tiltrl.errors import InputError
 from tiltrl.policy import Policy, PolicyConfig, load_policy, log_ratio
@@ -102,7 +103,9 @@ def test_the_critic_picks_the_best_of_the_candidates(policy: Policy) -> None:
 def test_energies_are_the_networks(policy: Policy) -> None:
     actions = np.array([[0.0, 5.0], [2.0, 10.0], [-2.0, 0.0], [1.0, 7.5]], np.float32)
     unit = np.array([[0, 0], [1, 1], [-1, -1], [0.5, 0.5]], np.float32)
-    expected = jax.vmap(lambda s, a: policy.network(a, s, 0.3))(CONFIG.scaling.normalize_obs(STATES), unit)
+    expected = jax.vmap(lambda s, a: policy.network(a, s, jax.numpy.float32(0.3)))(
+        CONFIG.scaling.normalize_obs(STATES), unit
+    )
     np.testing.assert_allclose(policy.energy(STATES, actions, t=0.3), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -215,7 +218,7 @@ def test_choosing_needs_a_critic(policy: Policy) -> None:
     ("change", "message"),
     [
         ({"colour": "red"}, "policy.json: field 'colour' is unknown"),
-        ({"format": 3}, "policy.json: format 3 is not known here; this version reads formats 1 and 2"),
+        ({"format": 4}, "policy.json: format 4 is not known here; this version reads formats 1, 2, 3"),
         ({"sampler": {"solver": "euler"}}, "policy.json: field sampler.solver"),
         ({"energy": as_json(NETWORK) | {"blocks": 2}}, "policy.safetensors: has .* bytes where policy.json describes"),
         ({"task": {}}, "policy.json: field task.dataset"),
@@ -239,6 +242,46 @@ def test_a_damaged_or_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name}: cannot be read: No such file|has no policy.json"):
         load_policy(folder)
+
+
+# --- Distilled --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def student(policy: Policy) -> Policy:
+    """One that acts in one step, of the same task and critic."""
+    config = OneStepConfig(width=8, blocks=1, expansion=1)
+    network = eqx.filter_jit(OneStep)(OBS, ACT, config, key=jax.random.key(2))
+    described = replace(policy.config, energy=None, one_step=config, provenance={"teacher": policy.digest})
+    return Policy(network, described, policy.critic)
+
+
+def test_a_distilled_policy_is_saved_and_acts_the_same(student: Policy, tmp_path: Path) -> None:
+    student.save(tmp_path / "student")
+    loaded = load_policy(tmp_path / "student")
+    for k in (1, 3):
+        one, other = student.replace(candidates=k), loaded.replace(candidates=k)
+        actions = one.sample(STATES)
+        np.testing.assert_array_equal(other.sample(STATES), actions)
+        assert (actions >= LOW).all() and (actions <= HIGH).all() and len(np.unique(actions)) > 4
+
+
+def test_a_distilled_policy_has_no_energy(student: Policy, policy: Policy) -> None:
+    action, message = np.array([[0.0, 5.0]] * 4), f"is distilled.* ask its teacher, of digest '{policy.digest}'"
+    for ask in (student.energy, student.log_prob, lambda s, a: log_ratio(policy, student, s, a)):
+        with pytest.raises(InputError, match=message):
+            ask(STATES, action)
+
+
+def test_a_policy_has_one_network() -> None:
+    for changes in ({"energy": None}, {"one_step": OneStepConfig()}):
+        with pytest.raises(InputError, match="energy, one_step: exactly one of the two"):
+            replace(CONFIG, **changes)
+
+
+def test_a_digest_is_of_all_that_a_policy_is(policy: Policy, folder: Path) -> None:
+    assert load_policy(folder, seed=3).digest == load_policy(folder).digest
+    assert len({policy.digest, another(1).digest, another(2).digest, policy.replace(candidates=2).digest}) == 4
 
 
 # --- Saving -----------------------------------------------------------------------------------------------------------
@@ -335,9 +378,12 @@ def test_a_policy_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path
     assert load_policy(folder).config.provenance["beta"] == 2.0
 
 
-def test_a_folder_of_the_older_layout_is_read_and_replaced(folder: Path) -> None:
-    older = json.loads((folder / "policy.json").read_text()) | {"format": 1}
-    del older["sha256"]
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_folder_of_an_older_layout_is_read_and_replaced(folder: Path, version: int) -> None:
+    older = json.loads((folder / "policy.json").read_text()) | {"format": version}
+    del older["one_step"]  # what neither knew
+    if version == 1:
+        del older["sha256"]
     (folder / "policy.json").write_text(json.dumps(older))
     loaded = load_policy(folder)
     assert loaded.config.format == policy_folder.FORMAT

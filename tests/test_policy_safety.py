@@ -165,6 +165,7 @@ UNSAFE_MODULES = {
     "runpy",
 }
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "extractall", "unpack_archive", "system", "popen", "from_json"}
+HARMLESS = ("from_json", "re.compile", "platform.system")
 # What imports by a name, and where the names come from: constants of ours, never data.
 IMPORTERS = {"__init__.py": "_HOMES", "environments.py": "PROVIDERS", "collect/base.py": "PROVIDERS"}
 
@@ -183,7 +184,8 @@ def test_nothing_in_the_source_executes_what_it_reads(file: Path) -> None:
             continue
         called = ast.unparse(node.func)
         last = called.rpartition(".")[2]
-        assert last not in UNSAFE_CALLS or called in ("from_json", "re.compile"), f"{place}:{node.lineno}: {called}"
+        fine = called in HARMLESS or called.startswith("jax.jit(")  # which compiles what it has traced, no text
+        assert last not in UNSAFE_CALLS or fine, f"{place}:{node.lineno}: {called}"
         if last == "import_module":
             assert place in IMPORTERS, f"{place}:{node.lineno}: imports by a name; say in IMPORTERS where it is from"
             assert IMPORTERS[place] in file.read_text()

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tiltrl.api import align, evaluate, fit_behavior, fit_critic
+    from tiltrl.api import align, distill, evaluate, fit_behavior, fit_critic
     from tiltrl.data import from_arrays, load
     from tiltrl.errors import InputError
     from tiltrl.policy import Policy, load_policy, log_ratio
@@ -23,6 +23,7 @@ __all__ = [
     "Task",
     "Transitions",
     "align",
+    "distill",
     "evaluate",
     "fit_behavior",
     "fit_critic",
@@ -37,7 +38,7 @@ __all__ = [
 _HOMES = {
     name: f"tiltrl.{module}"
     for module, names in {
-        "api": ("align", "evaluate", "fit_behavior", "fit_critic"),
+        "api": ("align", "distill", "evaluate", "fit_behavior", "fit_critic"),
         "data": ("from_arrays", "load"),
         "errors": ("InputError",),
         "policy": ("Policy", "load_policy", "log_ratio"),

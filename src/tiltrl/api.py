@@ -1,4 +1,4 @@
-"""The verbs in Python: load a data set, fit the behavior, fit the critic, align, evaluate.
+"""The verbs in Python: load a data set, fit the behavior, fit the critic, align, distill, evaluate.
 
 Each trains one model in memory, by the same functions and presets as the command line.
 """
@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from tiltrl.data.registry import RewardsOption
 from tiltrl.data.transforms import rewards_for, scale_rewards, split_episodes
 from tiltrl.diffusion.energy import Energy
+from tiltrl.diffusion.one_step import OneStep
 from tiltrl.errors import InputError
 from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, Kept, anew, joined
 from tiltrl.evaluation.rollout import Episodes, rollout
@@ -29,6 +30,8 @@ from tiltrl.stages.behavior import train_behavior
 from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import assess, train_critic
+from tiltrl.stages.distill import DistillConfig, noise_and_actions, train_student, triples
+from tiltrl.stages.distill import choose_states as choose_noises
 from tiltrl.stages.keys import stage_key
 from tiltrl.stages.prepare import behavior_data, scaling_of
 from tiltrl.training.rows import KeptRows
@@ -119,13 +122,14 @@ def fit_critic(
             environment.
 
     Raises:
-        InputError: the rewards cannot be transformed so.
+        InputError: the rewards cannot be transformed so, or the behavior is distilled.
     """
+    energy = behavior.diffusion
     whole, rows, held_out = split_for_critic(data, preset, rewards)
     scaling = behavior.config.scaling
     critics = train_critic(whole, rows, scaling, preset.critic, stage_key(seed, "critic")[None])
     score = CriticScore(member(critics, 0), preset.critic.shape, scaling, preset.annotate.pessimism)
-    return dataclasses.replace(score, check=check_score(score, behavior.network, held_out, preset))
+    return dataclasses.replace(score, check=check_score(score, energy, held_out, preset))
 
 
 def align(
@@ -148,17 +152,17 @@ def align(
         seed: of the candidates and of training.
 
     Raises:
-        InputError: beta is not positive, or a score is not finite.
+        InputError: beta is not positive, a score is not finite, or the behavior is distilled.
     """
     beta = preset.betas[0] if beta is None else beta
     check_betas((beta,))
-    scaling = behavior.config.scaling
+    energy, scaling = behavior.diffusion, behavior.config.scaling
     obs = read(data.obs, choose_states(len(data), 1.0, preset.annotate, seed))
     trust = score.trust if isinstance(score, CriticScore) else 1.0
     key = stage_key(seed, "candidates")
-    found = make_candidates(behavior.network, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
+    found = make_candidates(energy, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
     networks = train_policy(
-        jax.tree.map(lambda leaf: leaf[None], behavior.network),
+        jax.tree.map(lambda leaf: leaf[None], energy),
         jnp.asarray(scaling.normalize_obs(found.obs))[None],
         jnp.asarray(scaling.to_unit(found.action))[None],
         jnp.asarray(found.q)[None],
@@ -171,6 +175,49 @@ def align(
         member(member(networks, 0), 0), dataclasses.replace(behavior.config, provenance=provenance), seed=seed
     )
     return with_critic(aligned, score) if isinstance(score, CriticScore) else aligned
+
+
+def distill(
+    policy: Policy, obs: Float[np.ndarray, "states obs"], config: DistillConfig | None = None, seed: int = 0
+) -> Policy:
+    """A policy that acts in one pass of a small network, as the given one does after all calls of its solver.
+
+    Args:
+        policy: the teacher; it is not changed. Its critic stays with the student.
+        obs: states that matter, in the environment's units, such as `data.obs`.
+        config: number of pairs, steps and the like; as usual if not given.
+        seed: of the states that are chosen, the noises and training.
+
+    Raises:
+        InputError: the policy is distilled itself, or the states are not its task's.
+    """
+    energy, config = policy.diffusion, config or DistillConfig()
+    index, k = choose_noises(len(states_for(policy, obs)), config, seed)
+    states = policy.config.scaling.normalize_obs(obs[index])
+    pair_key, train_key, _ = jax.random.split(stage_key(seed, "distill"), 3)
+    pairs = noise_and_actions(energy, states, k, policy.config.sampler, pair_key)
+    return distilled(policy, train_student(triples(states, pairs), config, train_key), config, seed)
+
+
+def states_for(policy: Policy, obs: Float[np.ndarray, "states obs"]) -> Float[np.ndarray, "states obs"]:
+    """The same states, if they can be the policy's.
+
+    Raises:
+        InputError: there are none, or they have another size.
+    """
+    size = policy.config.task.obs_dim
+    if obs.ndim != 2 or not len(obs) or obs.shape[1] != size:
+        raise InputError(
+            f"obs has shape {obs.shape}; the policy's task has states of {size} dimensions: (states, {size})"
+        )
+    return obs
+
+
+def distilled(teacher: Policy, student: OneStep, config: DistillConfig, seed: int) -> Policy:
+    """The policy of a network that `train_student` has fitted."""
+    provenance = teacher.config.provenance | {"stage": "distill", "teacher": teacher.digest, "seed": seed}
+    described = dataclasses.replace(teacher.config, energy=None, one_step=config.network, provenance=provenance)
+    return Policy(member(student, 0), described, teacher.critic, seed)
 
 
 def evaluate(

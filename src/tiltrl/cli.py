@@ -20,6 +20,8 @@ from tiltrl.bench.report import print_bench, print_changes
 from tiltrl.bench.run import run_bench
 from tiltrl.cli_data import data
 from tiltrl.cli_parse import parse
+from tiltrl.config_io import from_json
+from tiltrl.distillation import Distillation, DistillOptions
 from tiltrl.errors import InputError
 from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, anew, kept_in
 from tiltrl.evaluation.report import Row, draw, print_table
@@ -31,6 +33,7 @@ from tiltrl.policy import Policy, load_policy, versions
 from tiltrl.progress import LiveProgress
 from tiltrl.results import write_results
 from tiltrl.serialization import pack
+from tiltrl.stages.distill import Agreement
 from tiltrl.training.hosts import Hosts, join
 from tiltrl.training.parallel import any_of
 from tiltrl.types import as_json
@@ -153,6 +156,23 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     console.print(f"numbers  {path}", soft_wrap=True)
 
 
+def distill(options: Annotated[DistillOptions, tyro.conf.arg(name="")]) -> None:
+    """Turn a diffusion policy into one that acts in a single pass, several times as fast; in two or three minutes.
+
+    Example: tiltrl distill runs/demo-fast/policies/beta1-seed0
+    """
+    with LiveProgress(console) as progress:
+        work = Distillation(options, progress)
+        policy = work.save()
+    found = from_json(Agreement, work.student_stage.summary["agreement"], str(work.student_stage.folder / "stage.json"))
+    console.print(
+        f"at new noises, in shares of the teacher's spread: {found.error:.1%} from its actions, its distribution "
+        f"{found.distance:.2%} away, and {found.spread:.0%} as wide\npolicy   {policy}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _within(policy: Path, name: str) -> Path:
     """The path of a file in the policy's folder, which may be a stranger's, so that no link in it is written through.
 
@@ -246,7 +266,7 @@ def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
 def main() -> None:
     """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
     job = parse(
-        {f.__name__: f for f in (run, behavior, critic, annotate, align, evaluate, data, bandit, bench)},
+        {f.__name__: f for f in (run, behavior, critic, annotate, align, distill, evaluate, data, bandit, bench)},
         prog="tiltrl",
         description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
     )

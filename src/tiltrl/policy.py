@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
+import json
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -13,35 +15,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
+from tiltrl.acting import Actor
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
+from tiltrl.diffusion.one_step import OneStep
 from tiltrl.diffusion.schedule import T_MIN
 from tiltrl.errors import InputError
 from tiltrl.policy_folder import PolicyConfig, read_policy, write_policy
-from tiltrl.stages.annotate import SamplerConfig, sample_actions
+from tiltrl.serialization import fingerprint
 from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.keys import stage_key
-
-
-@partial(jax.jit, static_argnames=("sampler", "k", "pessimism"))
-def _act(
-    network: Energy,
-    critic: Critic | None,
-    obs: Float[Array, "batch obs"],
-    key: PRNGKeyArray,
-    sampler: SamplerConfig,
-    k: int,
-    pessimism: float,
-) -> Float[Array, "batch act"]:
-    """Unit actions for normalized observations: the best of k by the critic, or the only one."""
-    repeated = jnp.repeat(obs, k, axis=0)
-    action = sample_actions(network, repeated, sampler, key)
-    if k == 1 or critic is None:
-        return action
-    q = jax.vmap(lambda o, a: critic(o, a, pessimism))(repeated, action).reshape(-1, k)
-    return action.reshape(*q.shape, -1)[jnp.arange(len(q)), jnp.argmax(q, axis=1)]
+from tiltrl.types import as_json
 
 
 @jax.jit
@@ -73,13 +59,13 @@ Observation = Float[np.ndarray, "*batch obs"] | Mapping[str, Any]
 
 
 class Policy:
-    """A diffusion policy, behavior or aligned, with its own random numbers.
+    """A diffusion policy, behavior or aligned, or a distilled one, with its own random numbers.
 
     Observations and actions are in the environment's units; arrays are NumPy's. `sample` draws new noise at each call,
     in a sequence fixed by `seed`.
     """
 
-    def __init__(self, network: Energy, config: PolicyConfig, critic: Critic | None = None, seed: int = 0):
+    def __init__(self, network: Energy | OneStep, config: PolicyConfig, critic: Critic | None = None, seed: int = 0):
         """Put a policy together.
 
         Raises:
@@ -90,12 +76,34 @@ class Policy:
         self.network = network
         self.critic = critic
         self.config = config
+        self._actor = Actor(network, critic, config.sampler, config.candidates, config.pessimism)
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
         """Start the sequence of random numbers anew."""
         self.seed = seed
-        self._key = stage_key(seed, "act")
+        self._actor.reset(stage_key(seed, "act"))
+
+    @property
+    def diffusion(self) -> Energy:
+        """The scalar network, for what needs its energies.
+
+        Raises:
+            InputError: the policy is distilled and has none.
+        """
+        if isinstance(self.network, OneStep):
+            teacher = self.config.provenance.get("teacher")
+            raise InputError(
+                "the policy is distilled: it acts in one step and has no energy or density; ask its teacher, of digest "
+                f"{teacher!r:.40}"
+            )
+        return self.network
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that the policy is: networks and description."""
+        described = json.dumps(as_json(self.config), sort_keys=True)
+        return hashlib.sha256(f"{described} {fingerprint((self.network, self.critic))}".encode()).hexdigest()[:16]
 
     def replace(self, **changes: Any) -> Policy:
         """The same networks with some fields of the configuration changed, such as `candidates=1`."""
@@ -113,10 +121,8 @@ class Policy:
                 not finite.
         """
         rows, lead = self._rows("obs", self._flat(obs), self.config.task.obs_dim)
-        self._key, key = jax.random.split(self._key)
-        c = self.config
-        unit = _act(self.network, self.critic, c.scaling.normalize_obs(rows), key, c.sampler, c.candidates, c.pessimism)
-        return c.scaling.to_env(np.asarray(unit)).reshape(*lead, -1)
+        scaling = self.config.scaling
+        return scaling.to_env(self._actor(scaling.normalize_obs(rows))).reshape(*lead, -1)
 
     def energy(
         self, obs: Observation, action: Float[np.ndarray, "*batch act"], t: float = T_MIN
@@ -126,14 +132,15 @@ class Policy:
         Not a normalized log-density: compare actions of one state at one time, never values across states or times.
 
         Raises:
-            InputError: sizes do not match the task, a value is not finite, or t lies outside [0, 1].
+            InputError: sizes do not match the task, a value is not finite, t lies outside [0, 1], or the policy is
+                distilled.
         """
         if not 0.0 <= t <= 1.0:
             raise InputError(f"t = {t}; diffusion times lie in [0, 1]")
         rows, actions, lead = self._pairs(obs, action)
         # Below T_MIN the network was never trained; t = 0 means as little noise as it knows.
         time = jnp.asarray(max(t, T_MIN), jnp.float32)
-        return np.asarray(_energy(self.network, rows, actions, time)).reshape(lead)
+        return np.asarray(_energy(self.diffusion, rows, actions, time)).reshape(lead)
 
     def log_prob(
         self,
@@ -162,9 +169,10 @@ class Policy:
             batch: how many actions are solved for at once.
 
         Raises:
-            InputError: sizes do not match the task, a value is not finite, a number is not positive, or the tolerance
-                cannot be reached.
+            InputError: sizes do not match the task, a value is not finite, a number is not positive, the tolerance
+                cannot be reached, or the policy is distilled.
         """
+        network = self.diffusion
         for name, value in (
             ("rtol", rtol),
             ("atol", atol),
@@ -186,7 +194,7 @@ class Policy:
                 vectors = jnp.broadcast_to(exact_probes(act), (len(index), act, act))
             else:
                 vectors = jax.random.rademacher(jax.random.fold_in(key, start), (len(index), count, act), jnp.float32)
-            found, failed = _log_prob(self.network, rows[index], actions[index], vectors, rtol, atol)
+            found, failed = _log_prob(network, rows[index], actions[index], vectors, rtol, atol)
             if np.any(failed):
                 raise InputError(f"rtol = {rtol}, atol = {atol}: not reached in 4096 steps; allow more")
             stop = min(start + batch, len(rows))

@@ -23,6 +23,7 @@ import numpy as np
 from tiltrl.config_io import check_ranges, from_json, parse_json
 from tiltrl.data.recorded import check_task
 from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.diffusion.one_step import OneStep, OneStepConfig
 from tiltrl.environments import described_spec
 from tiltrl.errors import InputError
 from tiltrl.files import read_file, reason, sweep_aside, write_atomically
@@ -31,9 +32,10 @@ from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.critics.networks import Critic, CriticShape, init_critic
 from tiltrl.types import Scaling, Task, as_json
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout; a reader refuses one it does not know."""
-_BEFORE_CHECKSUMS = 1  # an older layout: the same without SHA-256; still read
+_BEFORE_CHECKSUMS = 1  # an older layout, without SHA-256; still read
+_KNOWN = (_BEFORE_CHECKSUMS, 2, FORMAT)  # 2 has no distilled policies
 
 _DESCRIPTION, _NETWORK, _CRITIC = "policy.json", "policy.safetensors", "critic.safetensors"
 _MOST_TEXT = 8_000_000  # bytes of policy.json
@@ -51,11 +53,12 @@ class PolicyConfig:
 
     task: Task
     scaling: Scaling
-    energy: EnergyConfig
-    sampler: SamplerConfig
+    energy: EnergyConfig | None  # None: distilled
+    sampler: SamplerConfig  # of a distilled policy, its teacher's
     critic: CriticShape | None = None  # None: no rejection sampling
     candidates: int = 1  # actions sampled for each one taken; the critic picks the best of them
     pessimism: float = 1.0  # standard deviations of the critic's ensemble taken off its mean when it picks
+    one_step: OneStepConfig | None = None  # the network of a distilled policy
     format: int = FORMAT
     provenance: dict[str, Any] = field(default_factory=dict)  # data fingerprint, stage, beta, seed, versions
 
@@ -63,15 +66,19 @@ class PolicyConfig:
         """Refuse what cannot be sampled by.
 
         Raises:
-            InputError: a number lies outside its bounds.
+            InputError: a number lies outside its bounds, or there is not exactly one network.
         """
         check_ranges(self, candidates=(1, 4096), pessimism=(-1e6, 1e6))
+        if (self.energy is None) == (self.one_step is None):
+            raise InputError(
+                "energy, one_step: exactly one of the two describes the policy's network; the other is null"
+            )
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_policy(folder: Path, config: PolicyConfig, network: Energy, critic: Critic | None) -> None:
+def write_policy(folder: Path, config: PolicyConfig, network: Energy | OneStep, critic: Critic | None) -> None:
     """Write a policy, or replace another; a kill at any moment leaves one of the two. What is there already stays.
 
     Raises:
@@ -147,7 +154,7 @@ def _checksums_there(folder: Path) -> Mapping[str, str]:
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_policy(folder: Path) -> tuple[PolicyConfig, Energy, Critic | None]:
+def read_policy(folder: Path) -> tuple[PolicyConfig, Energy | OneStep, Critic | None]:
     """Read what `write_policy` wrote, or anybody says to have written. Nothing in it is executed.
 
     Sizes are bounded before anything of that size is made, and no file outside the folder is read.
@@ -199,12 +206,13 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _read(folder: Path, text: bytes) -> tuple[PolicyConfig, Energy, Critic | None]:
+def _read(folder: Path, text: bytes) -> tuple[PolicyConfig, Energy | OneStep, Critic | None]:
     path = folder / _DESCRIPTION
     config, checksums = _described(text, path)
     sizes = config.task.obs_dim, config.task.act_dim
     key = jax.random.key(0)
-    network = eqx.filter_eval_shape(Energy, *sizes, config.energy, key=key)
+    kind, shape = (OneStep, config.one_step) if config.energy is None else (Energy, config.energy)
+    network = eqx.filter_eval_shape(kind, *sizes, shape, key=key)
     critic = None
     if config.critic is not None:
         critic = eqx.filter_eval_shape(init_critic, *sizes, config.critic, key=key)
@@ -254,15 +262,13 @@ def _described(text: bytes, path: Path) -> tuple[PolicyConfig, Mapping[str, str]
     if not isinstance(value, dict):
         raise InputError(f"{where}: not a policy's description: it holds no JSON object")
     version = value.get("format")
-    if isinstance(version, bool) or version not in (_BEFORE_CHECKSUMS, FORMAT):
-        raise InputError(
-            f"{where}: format {version!r:.40} is not known here; this version reads formats {_BEFORE_CHECKSUMS} and "
-            f"{FORMAT}"
-        )
-    checksums = value.pop("sha256", None) if version == FORMAT else None
+    if isinstance(version, bool) or version not in _KNOWN:
+        known = ", ".join(map(str, _KNOWN))
+        raise InputError(f"{where}: format {version!r:.40} is not known here; this version reads formats {known}")
+    checksums = None if version == _BEFORE_CHECKSUMS else value.pop("sha256", None)
     config = from_json(PolicyConfig, value | {"format": FORMAT}, where)
     _check(config, where)
-    if version == FORMAT:
+    if version != _BEFORE_CHECKSUMS:
         _check_checksums(checksums, {_NETWORK} | ({_CRITIC} if config.critic else set()), where)
     return config, checksums
 

@@ -35,7 +35,7 @@ class Gaussian(eqx.Module):
 
     def __call__(self, action: jax.Array, obs: jax.Array, t: jax.Array, *, key: None = None) -> jax.Array:
         alpha, sigma = alpha_sigma(t)
-        return -jnp.sum((action - 0.1 * alpha * obs[0]) ** 2) / (2 * (0.01 * alpha**2 + sigma**2))
+        return -jnp.sum((action - 0.1 * alpha * obs[..., :1]) ** 2, axis=-1) / (2 * (0.01 * alpha**2 + sigma**2))
 
 
 @pytest.fixture(scope="module")

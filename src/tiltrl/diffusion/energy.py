@@ -65,8 +65,11 @@ class EnergyConfig:
         return self.action_width + self.time_width + self.obs_width
 
 
-def _linear(layer: eqx.nn.Linear, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    # Not `jax.vmap(layer)(x)`: its product `W x` has the batch last, and each layer would be transposed back.
+def linear(layer: eqx.nn.Linear, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    """The layer on every row.
+
+    Not `jax.vmap(layer)(x)`: its product `W x` has the batch last, and each layer would be transposed back.
+    """
     assert layer.bias is not None, "every layer of this network has one"
     return x @ layer.weight.T + layer.bias
 
@@ -91,7 +94,7 @@ class Block(eqx.Module):
     def __call__(self, h: Float[Array, "rows width"], *, key: PRNGKeyArray | None = None) -> Float[Array, "rows width"]:
         """The block on every row; with a key, dropout is on."""
         x = h if key is None else eqx.nn.Dropout(self.dropout)(h, key=key)
-        return h + _linear(self.fc2, jax.nn.silu(_linear(self.fc1, jax.vmap(self.norm)(x))))
+        return h + linear(self.fc2, jax.nn.silu(linear(self.fc1, jax.vmap(self.norm)(x))))
 
 
 class Energy(eqx.Module):
@@ -171,17 +174,17 @@ class Energy(eqx.Module):
         moment = t if self.time_input == "t" else log_snr(t) / 4.0
         angles = 2.0 * jnp.pi * moment[..., None] * jax.lax.stop_gradient(self.frequencies)
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        time = _linear(self.time_out, jax.nn.silu(_linear(self.embed_time, features)))
+        time = linear(self.time_out, jax.nn.silu(linear(self.embed_time, features)))
         # `join` of the three embeddings side by side, as a sum of three products.
         sizes = self.embed_action.weight.shape[0], self.time_out.weight.shape[0]
         by_action, by_time, by_obs = jnp.split(self.join.weight.T, [sizes[0], sum(sizes)])
-        shared = time @ by_time + _linear(self.embed_obs, obs) @ by_obs + self.join.bias
-        h = _linear(self.embed_action, action) @ by_action + shared
+        shared = time @ by_time + linear(self.embed_obs, obs) @ by_obs + self.join.bias
+        h = linear(self.embed_action, action) @ by_action + shared
         lead, h = h.shape[:-1], h.reshape(-1, h.shape[-1])
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             h = block(h, key=block_key)
-        return jnp.sum(_linear(self.out, jax.nn.silu(h)), axis=-1).reshape(lead)
+        return jnp.sum(linear(self.out, jax.nn.silu(h)), axis=-1).reshape(lead)
 
 
 def noise_prediction(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -15,7 +13,7 @@ from tiltrl.config_io import check_ranges
 from tiltrl.diffusion.energy import Energy, data_prediction
 from tiltrl.diffusion.samplers import Grid, Solver, sample
 from tiltrl.errors import InputError
-from tiltrl.training.rows import KeptRows
+from tiltrl.training.rows import KeptRows, compute_rows
 from tiltrl.types import Candidates, Scaling
 
 Score = Callable[[Float[np.ndarray, "batch obs"], Float[np.ndarray, "batch act"]], Float[np.ndarray, " batch"]]
@@ -56,20 +54,24 @@ class AnnotateConfig:
 
 
 def sample_actions(
-    energy: Energy, obs: Float[Array, "batch obs"], config: SamplerConfig, key: PRNGKeyArray
-) -> Float[Array, "batch act"]:
-    """One action in the unit box for each normalized observation."""
+    energy: Energy, obs: Float[Array, "batch obs"], config: SamplerConfig, key: PRNGKeyArray, k: int = 1
+) -> Float[Array, "batch k act"]:
+    """K actions in the unit box for each normalized observation."""
+    return actions_from(energy, obs, jax.random.normal(key, (obs.shape[0], k, energy.act_dim)), config)
 
-    def denoise(action: Float[Array, "batch act"], t: Float[Array, ""]) -> Float[Array, "batch act"]:
-        return jax.vmap(lambda a, o: data_prediction(energy, a, o, t))(action, obs)
 
-    noise = jax.random.normal(key, (obs.shape[0], energy.act_dim))
+def actions_from(
+    energy: Energy, obs: Float[Array, "batch obs"], noise: Float[Array, "batch k act"], config: SamplerConfig
+) -> Float[Array, "batch k act"]:
+    """Where the solver, which is deterministic, takes standard normal noise: actions in the unit box."""
+
+    def denoise(action: Float[Array, "batch k act"], t: Float[Array, ""]) -> Float[Array, "batch k act"]:
+        return data_prediction(energy, action, obs[:, None], t)
+
     return sample(denoise, noise, calls=config.calls, solver=config.solver, grid=config.grid)
 
 
-@partial(jax.jit, static_argnames=("k", "config"))
-def _draw(energy: Energy, obs: Array, key: PRNGKeyArray, k: int, config: SamplerConfig) -> Array:
-    return sample_actions(energy, jnp.repeat(obs, k, axis=0), config, key)
+_draw = jax.jit(sample_actions, static_argnames=("config", "k"))
 
 
 def sample_candidates(
@@ -93,20 +95,11 @@ def sample_candidates(
     if k < 2:
         raise InputError(f"k = {k}; at least 2 candidates a state are needed to compare")
 
-    out = np.empty((len(obs), k, energy.act_dim), np.float32)
-    before = out[:0] if kept is None else kept.restore((k, energy.act_dim))
-    out[: len(before)] = before
-    # The last batch wraps around, so that every call has one shape and compiles once.
-    for start in range(len(before), len(obs), batch):
-        index = np.arange(start, start + batch) % len(obs)
-        actions = np.asarray(_draw(energy, obs[index], jax.random.fold_in(key, start), k, config)).reshape(batch, k, -1)
-        stop = min(start + batch, len(obs))
-        out[start:stop] = actions[: stop - start]
-        if kept is not None:
-            kept.add(out[start:stop])
-        if on_progress is not None:
-            on_progress(stop, len(obs))
-    return out
+    def compute(index: Int[np.ndarray, " batch"], start: int) -> Float[np.ndarray, "batch k act"]:
+        return np.asarray(_draw(energy, obs[index], config, jax.random.fold_in(key, start), k))
+
+    shape = (k, energy.act_dim)
+    return compute_rows(compute, len(obs), shape, batch=batch, kept=kept, on_progress=on_progress)
 
 
 def annotate(

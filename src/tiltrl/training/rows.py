@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from tiltrl.serialization import DamagedError, load_arrays, save_arrays
 
@@ -96,3 +96,36 @@ class KeptRows:
         self._unsaved, self._done = [], stop
         save_arrays(self.folder / f"rows-{start:010d}-{stop:010d}.safetensors", rows)
         self._saved_at = time.monotonic()
+
+
+def compute_rows(
+    compute: Callable[[Int[np.ndarray, " batch"], int], Float[np.ndarray, "batch ..."]],
+    rows: int,
+    shape: tuple[int, ...],
+    *,
+    batch: int,
+    kept: KeptRows | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "rows ..."]:
+    """Rows that are computed a batch at a time, from where an interrupted call was cut off.
+
+    Args:
+        compute: maps indices of rows, and the first of them as the batch's number for its randomness, to the rows. The
+            last batch wraps around, so that every call has one shape and compiles once.
+        rows: how many.
+        shape: of one row.
+        batch: rows computed at once.
+        kept: where rows are kept as they come; the same rows are then computed to the same bits.
+        on_progress: called with (rows done, rows in all).
+    """
+    out = np.empty((rows, *shape), np.float32)
+    before = out[:0] if kept is None else kept.restore(shape)
+    out[: len(before)] = before
+    for start in range(len(before), rows, batch):
+        stop = min(start + batch, rows)
+        out[start:stop] = compute(np.arange(start, start + batch) % rows, start)[: stop - start]
+        if kept is not None:
+            kept.add(out[start:stop])
+        if on_progress is not None:
+            on_progress(stop, rows)
+    return out

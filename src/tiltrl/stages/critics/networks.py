@@ -96,7 +96,14 @@ class Critic(eqx.Module):
         self, obs: Float[Array, " obs"], action: Float[Array, " act"], pessimism: float = 1.0
     ) -> Float[Array, ""]:
         """Mean less `pessimism` standard deviations; with two networks and pessimism 1, their minimum."""
-        q = self.values(obs, action)
+        preference = self.preference(obs, action, pessimism)
+        return preference + self.value(obs) if self.dueling else preference
+
+    def preference(
+        self, obs: Float[Array, " obs"], action: Float[Array, " act"], pessimism: float = 1.0
+    ) -> Float[Array, ""]:
+        """The same up to a constant of the state: all that choosing among its actions needs."""
+        q = apply_ensemble(self.q, join(obs, action))
         return jnp.mean(q) - pessimism * jnp.std(q)
 
 

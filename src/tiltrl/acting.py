@@ -1,0 +1,95 @@
+"""How a policy acts: one compiled program for each number of states, which also moves its random key on.
+
+Acting is called thousands of times a second with little to compute, so what is around the program counts: its arguments
+are a flat list of arrays, and a call touches no other function of JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tiltrl.diffusion.energy import Energy
+from tiltrl.diffusion.one_step import OneStep
+from tiltrl.stages.annotate import SamplerConfig, sample_actions
+from tiltrl.stages.critics.networks import Critic
+
+
+def draw_actions(
+    network: Energy | OneStep, obs: Float[Array, "batch obs"], sampler: SamplerConfig, key: PRNGKeyArray, k: int
+) -> Float[Array, "batch k act"]:
+    """K unit actions for each normalized observation, by the solver or in one step."""
+    if isinstance(network, OneStep):
+        return network(jax.random.normal(key, (obs.shape[0], k, network.act_dim)), obs[:, None])
+    return sample_actions(network, obs, sampler, key, k)
+
+
+def best_actions(
+    critic: Critic, obs: Float[Array, "batch obs"], actions: Float[Array, "batch k act"], pessimism: float
+) -> Float[Array, "batch act"]:
+    """Of each observation's actions the one that the critic prefers."""
+
+    def best(obs: Float[Array, " obs"], actions: Float[Array, "k act"]) -> Float[Array, " act"]:
+        return actions[jnp.argmax(jax.vmap(lambda a: critic.preference(obs, a, pessimism))(actions))]
+
+    return jax.vmap(best)(obs, actions)
+
+
+class Actor:
+    """Unit actions for normalized observations, in a sequence that the first key fixes.
+
+    The first call with a number of states compiles, if nothing of these shapes has done so before.
+    """
+
+    def __init__(
+        self, network: Energy | OneStep, critic: Critic | None, sampler: SamplerConfig, k: int, pessimism: float
+    ):
+        leaves, self._structure = jax.tree.flatten((network, critic if k > 1 else None))
+        # On one device, wherever and on however many they were trained.
+        self._leaves = [jnp.asarray(np.asarray(leaf)) for leaf in leaves]
+        self._how = sampler, k, pessimism
+        self._programs: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    def reset(self, key: PRNGKeyArray) -> None:
+        """Start the sequence of random numbers anew."""
+        self._kind = jax.random.key_impl(key)
+        self._key = jax.random.key_data(key)
+
+    def __call__(self, obs: Float[np.ndarray, "batch obs"]) -> Float[np.ndarray, "batch act"]:
+        """One action for each observation."""
+        if (program := self._programs.get(obs.shape)) is None:
+            leaves = tuple((leaf.shape, leaf.dtype) for leaf in self._leaves)
+            program = _program(self._structure, leaves, obs.shape, self._kind, *self._how)
+            self._programs[obs.shape] = program
+        action, self._key = program(self._leaves, obs, self._key)
+        return np.asarray(action)
+
+
+@lru_cache(maxsize=64)
+def _program(
+    structure: Any,
+    leaves: tuple[tuple[tuple[int, ...], Any], ...],
+    obs: tuple[int, ...],
+    kind: Any,
+    sampler: SamplerConfig,
+    k: int,
+    pessimism: float,
+) -> Callable[..., Any]:
+    """The compiled program of policies of these shapes: `(leaves, obs, key) -> (actions, next key)`."""
+
+    def act(leaves: list[Array], obs: Array, data: Array) -> tuple[Array, Array]:
+        network, critic = jax.tree.unflatten(structure, leaves)
+        following, key = jax.random.split(jax.random.wrap_key_data(data, impl=kind))
+        actions = draw_actions(network, obs, sampler, key, k)
+        action = actions[:, 0] if critic is None else best_actions(critic, obs, actions, pessimism)
+        return action, jax.random.key_data(following)
+
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=kind)))
+    shapes = [jax.ShapeDtypeStruct(*leaf) for leaf in leaves]
+    return jax.jit(act).lower(shapes, jax.ShapeDtypeStruct(obs, jnp.float32), key).compile()

@@ -131,7 +131,7 @@ def train_policy(
 
     learner = fit(
         update,
-        jax.vmap(init)(behavior),
+        jax.jit(jax.vmap(init))(behavior),
         member_data=(behavior, obs, candidates, q),
         shared_data=betas,
         keys=keys,

@@ -97,7 +97,7 @@ def train_behavior(
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     learner = fit(
         update,
-        jax.vmap(init)(init_keys),
+        jax.jit(jax.vmap(init))(init_keys),
         member_data=None,
         shared_data=data,
         keys=train_keys,

@@ -113,16 +113,15 @@ def advantage_losses(
         seen: 1 where a V network may learn from a step, else 0.
         config: pessimism of the advantage's target, and the share of steps that `seen` lets through.
     """
-    v = lambda networks, obs: jax.vmap(apply_ensemble, in_axes=(None, 0))(networks, obs)  # noqa: E731
-    here, there, landed = (v(target.v, obs) for obs in (batch.obs, batch.next_obs, batch.landed_obs))
-    v_error = batch.n_reward[:, None] + batch.n_discount[:, None] * landed - v(critic.v, batch.obs)
+    here, there, landed = (apply_ensemble(target.v, obs) for obs in (batch.obs, batch.next_obs, batch.landed_obs))
+    v_error = batch.n_reward[:, None] + batch.n_discount[:, None] * landed - apply_ensemble(critic.v, batch.obs)
     v_loss = jnp.sum(jnp.mean(seen * v_error**2, axis=0)) / config.bag
 
     def low(v: Float[Array, "batch v"]) -> Float[Array, " batch"]:
         return jnp.mean(v, axis=1) - config.pessimism * jnp.std(v, axis=1)
 
     surprise = batch.reward + batch.discount * low(there) - low(here)
-    advantage = v(critic.q, jax.vmap(join)(batch.obs, batch.action))
+    advantage = apply_ensemble(critic.q, join(batch.obs, batch.action))
     a_loss = jnp.sum(jnp.mean((surprise[:, None] - advantage) ** 2, axis=0))
     info = {
         "v_loss": v_loss / here.shape[1],
@@ -184,7 +183,7 @@ def train_advantage(
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     state = fit(
         update,
-        jax.vmap(init)(init_keys),
+        jax.jit(jax.vmap(init))(init_keys),
         member_data=None,
         shared_data=data,
         keys=train_keys,

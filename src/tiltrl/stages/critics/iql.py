@@ -67,14 +67,14 @@ def iql_losses(
     q: MLP, v: MLP, target: MLP, batch: Batch, expectile: float
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Sum of the V loss and the Q loss; each has gradients in its own networks only (IQL, Eq. 5 and 6)."""
-    x = jax.vmap(join)(batch.obs, batch.action)
-    q_target = jnp.min(jax.vmap(apply_ensemble, in_axes=(None, 0))(target, x), axis=1)
-    v_here = jax.vmap(apply_ensemble, in_axes=(None, 0))(v, batch.obs)[:, 0]
+    x = join(batch.obs, batch.action)
+    q_target = jnp.min(apply_ensemble(target, x), axis=1)
+    v_here = apply_ensemble(v, batch.obs)[:, 0]
     v_loss = jnp.mean(losses.expectile(jax.lax.stop_gradient(q_target) - v_here, expectile))
-    v_next = jax.vmap(apply_ensemble, in_axes=(None, 0))(v, batch.next_obs)[:, 0]
+    v_next = apply_ensemble(v, batch.next_obs)[:, 0]
     q_goal = jax.lax.stop_gradient(batch.reward + batch.discount * v_next)
     # Mean, not sum, over the networks: the release's scale, which Adam does not see.
-    q_loss = jnp.mean((jax.vmap(apply_ensemble, in_axes=(None, 0))(q, x) - q_goal[:, None]) ** 2)
+    q_loss = jnp.mean((apply_ensemble(q, x) - q_goal[:, None]) ** 2)
     return v_loss + q_loss, {"v_loss": v_loss, "q_loss": q_loss, "v": jnp.mean(v_here)}
 
 
@@ -120,7 +120,7 @@ def train_iql(
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     state = fit(
         update,
-        jax.vmap(init)(init_keys),
+        jax.jit(jax.vmap(init))(init_keys),
         member_data=None,
         shared_data=data,
         keys=train_keys,

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.config_io import check_ranges
+from tiltrl.diffusion.energy import linear
+from tiltrl.training.loop import mapped
 
 
 class MLP(eqx.Module):
-    """ReLU perceptron to one number, on one example; LayerNorm before each activation if asked for."""
+    """ReLU perceptron to one number, on one example or a batch; LayerNorm before each activation if asked for."""
 
     layers: tuple[eqx.nn.Linear, ...]
     norms: tuple[eqx.nn.LayerNorm, ...]
@@ -25,12 +27,14 @@ class MLP(eqx.Module):
         self.layers = (*hidden, eqx.nn.Linear(width, 1, key=keys[-1]))
         self.norms = tuple(eqx.nn.LayerNorm(width) for _ in range(depth)) if layer_norm else ()
 
-    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, ""]:
-        """One number for one input."""
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch"]:
+        """One number for each input."""
         for i, layer in enumerate(self.layers[:-1]):
-            x = layer(x)
-            x = jax.nn.relu(self.norms[i](x) if self.norms else x)
-        return self.layers[-1](x)[0]
+            x = linear(layer, x)
+            if self.norms:
+                x = jax.vmap(self.norms[i])(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+            x = jax.nn.relu(x)
+        return linear(self.layers[-1], x)[..., 0]
 
 
 def ensemble(size: int, inputs: int, width: int, depth: int, *, layer_norm: bool, key: PRNGKeyArray) -> MLP:
@@ -62,18 +66,18 @@ class CriticShape:
         check_ranges(self, width=(1, 8192), depth=(1, 32), q_ensemble=(1, 256), v_ensemble=(1, 256))
 
 
-def apply_ensemble(networks: MLP, x: Float[Array, " inputs"]) -> Float[Array, " ensemble"]:
-    """Every network's answer to one input."""
-    return jax.vmap(lambda network: network(x))(networks)
+def apply_ensemble(networks: MLP, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch ensemble"]:
+    """Every network's answer to each input."""
+    return jnp.moveaxis(mapped(lambda network: network(x), (0,))(networks), 0, -1)
 
 
-def join(obs: Float[Array, " obs"], action: Float[Array, " act"]) -> Float[Array, " inputs"]:
+def join(obs: Float[Array, "*batch obs"], action: Float[Array, "*batch act"]) -> Float[Array, "*batch inputs"]:
     """The input of a Q network: action first, then observation, as in the authors' release."""
-    return jnp.concatenate([action, obs])
+    return jnp.concatenate([action, obs], axis=-1)
 
 
 class Critic(eqx.Module):
-    """An ensemble of action values and of state values, on normalized inputs.
+    """An ensemble of action values and of state values, on normalized inputs, one or a batch of them.
 
     With `dueling`, the Q networks hold advantages, and `Q = V + A`: their precision is spent on what differs between
     actions of one state.
@@ -83,28 +87,30 @@ class Critic(eqx.Module):
     v: MLP
     dueling: bool = eqx.field(static=True)
 
-    def value(self, obs: Float[Array, " obs"]) -> Float[Array, ""]:
+    def value(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch"]:
         """V(s), the mean of its ensemble."""
-        return jnp.mean(apply_ensemble(self.v, obs))
+        return jnp.mean(apply_ensemble(self.v, obs), axis=-1)
 
-    def values(self, obs: Float[Array, " obs"], action: Float[Array, " act"]) -> Float[Array, " ensemble"]:
+    def values(
+        self, obs: Float[Array, "*batch obs"], action: Float[Array, "*batch act"]
+    ) -> Float[Array, "*batch ensemble"]:
         """Each network's Q(s, a)."""
         q = apply_ensemble(self.q, join(obs, action))
-        return q + self.value(obs) if self.dueling else q
+        return q + self.value(obs)[..., None] if self.dueling else q
 
     def __call__(
-        self, obs: Float[Array, " obs"], action: Float[Array, " act"], pessimism: float = 1.0
-    ) -> Float[Array, ""]:
+        self, obs: Float[Array, "*batch obs"], action: Float[Array, "*batch act"], pessimism: float = 1.0
+    ) -> Float[Array, "*batch"]:
         """Mean less `pessimism` standard deviations; with two networks and pessimism 1, their minimum."""
         preference = self.preference(obs, action, pessimism)
         return preference + self.value(obs) if self.dueling else preference
 
     def preference(
-        self, obs: Float[Array, " obs"], action: Float[Array, " act"], pessimism: float = 1.0
-    ) -> Float[Array, ""]:
+        self, obs: Float[Array, "*batch obs"], action: Float[Array, "*batch act"], pessimism: float = 1.0
+    ) -> Float[Array, "*batch"]:
         """The same up to a constant of the state: all that choosing among its actions needs."""
         q = apply_ensemble(self.q, join(obs, action))
-        return jnp.mean(q) - pessimism * jnp.std(q)
+        return jnp.mean(q, axis=-1) - pessimism * jnp.std(q, axis=-1)
 
 
 def init_critic(obs_dim: int, act_dim: int, shape: CriticShape, *, key: PRNGKeyArray) -> Critic:

@@ -17,17 +17,17 @@ from tiltrl.types import Scaling
 
 @jax.jit
 def _ensemble(critic: Critic, obs: Array, action: Array) -> Array:
-    return jax.vmap(critic.values, out_axes=1)(obs, action)
+    return jnp.moveaxis(critic.values(obs, action), -1, 0)
 
 
 @jax.jit
 def _value(critic: Critic, obs: Array) -> Array:
-    return jax.vmap(critic.value)(obs)
+    return critic.value(obs)
 
 
 @partial(jax.jit, static_argnames="pessimism")
 def _score(critic: Critic, obs: Array, action: Array, pessimism: float) -> Array:
-    return jax.vmap(lambda o, a: critic(o, a, pessimism))(obs, action)
+    return critic(obs, action, pessimism)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_actions_end_inside_the_unit_box(solver: Solver) -> None:
 
 
 @pytest.mark.usefixtures("double")
-def test_the_last_of_the_multistep_steps_takes_the_prediction_as_it_is() -> None:
+def test_the_last_of_few_multistep_steps_takes_the_prediction_as_it_is() -> None:
     times = jnp.asarray(GRIDS["quadratic"](4), jnp.float64)
     last = []
 
@@ -97,7 +97,7 @@ def test_the_last_of_the_multistep_steps_takes_the_prediction_as_it_is() -> None
         jax.debug.callback(lambda a, t: last.append((float(t), a)), action, t)
         return gaussian(action, t)
 
-    found = SOLVERS["2m"](counted, jnp.array([[1.0]], jnp.float64), times)
+    found = SOLVERS["2mf"](counted, jnp.array([[1.0]], jnp.float64), times)
     jax.effects_barrier()
     _, before = min(last)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(times[-2]), alpha_sigma(times[-1])

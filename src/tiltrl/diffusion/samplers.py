@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from tiltrl.diffusion.schedule import alpha_sigma, log_snr, log_snr_times, quadratic_times, uniform_times
 
 Denoiser = Callable[[Float[Array, "*batch act"], Float[Array, ""]], Float[Array, "*batch act"]]
-Solver = Literal["2m", "2s"]
+Solver = Literal["2m", "2mf", "2s"]
 Grid = Literal["uniform", "log_snr", "quadratic"]
 
 
@@ -55,13 +55,32 @@ def dpmpp_2s(
 def dpmpp_2m(
     denoise: Denoiser, noise: Float[Array, "*batch act"], times: Float[Array, " calls+1"]
 ) -> Float[Array, "*batch act"]:
-    """Multistep: every step but the first and the last extrapolates linearly from the previous prediction.
+    """Multistep: every step but the first extrapolates linearly from the previous prediction."""
+    return _multistep(denoise, noise, times, _extrapolation(times))
 
-    The last is of first order (DPM-Solver's `lower_order_final`): to extrapolate over the longest of few steps in
-    `lambda` adds noise to what is already the clean action, nearly.
+
+def dpmpp_2mf(
+    denoise: Denoiser, noise: Float[Array, "*batch act"], times: Float[Array, " calls+1"]
+) -> Float[Array, "*batch act"]:
+    """Multistep, the last step of first order too (DPM-Solver's `lower_order_final`): for few calls.
+
+    To extrapolate over the longest of few steps in `lambda` adds noise to what is already the clean action, nearly.
     """
+    return _multistep(denoise, noise, times, _extrapolation(times).at[-1:].set(0.0))
+
+
+def _extrapolation(times: Float[Array, " calls+1"]) -> Float[Array, " calls-1"]:
+    """By how much of the last change each step but the first goes beyond its prediction."""
     h = jnp.diff(log_snr(times))
-    weights = (0.5 * h[1:] / h[:-1]).at[-1:].set(0.0)
+    return 0.5 * h[1:] / h[:-1]
+
+
+def _multistep(
+    denoise: Denoiser,
+    noise: Float[Array, "*batch act"],
+    times: Float[Array, " calls+1"],
+    weights: Float[Array, " calls-1"],
+) -> Float[Array, "*batch act"]:
     first = denoise(noise, times[0])
     action = _advance(noise, times[0], times[1], first)
 
@@ -76,7 +95,7 @@ def dpmpp_2m(
     return action
 
 
-SOLVERS = {"2m": dpmpp_2m, "2s": dpmpp_2s}
+SOLVERS = {"2m": dpmpp_2m, "2mf": dpmpp_2mf, "2s": dpmpp_2s}
 GRIDS = {"uniform": uniform_times, "log_snr": log_snr_times, "quadratic": quadratic_times}
 
 

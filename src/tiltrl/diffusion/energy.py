@@ -178,6 +178,7 @@ class Energy(eqx.Module):
         # `join` of the three embeddings side by side, as a sum of three products.
         sizes = self.embed_action.weight.shape[0], self.time_out.weight.shape[0]
         by_action, by_time, by_obs = jnp.split(self.join.weight.T, [sizes[0], sum(sizes)])
+        assert self.join.bias is not None, "it has one"
         shared = time @ by_time + linear(self.embed_obs, obs) @ by_obs + self.join.bias
         h = linear(self.embed_action, action) @ by_action + shared
         lead, h = h.shape[:-1], h.reshape(-1, h.shape[-1])

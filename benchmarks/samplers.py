@@ -84,8 +84,8 @@ def main() -> None:
     for axes, key in ((left, "gaussian_error"), (right, "eight_distance")):
         for solver, grid in KINDS:
             chosen = [row for row in rows if (row["solver"], row["grid"]) == (solver, grid)]
-            line = "-" if grid == "log_snr" else "--"
-            color = {"2m": "tab:blue", "2s": "tab:orange"}[solver]
+            line = {"log_snr": "-", "uniform": "--", "quadratic": ":"}[grid]
+            color = {"2m": "tab:blue", "2mf": "tab:green", "2s": "tab:orange"}[solver]
             axes.loglog(CALLS, [row[key] for row in chosen], line, marker=".", color=color, label=f"{solver}, {grid}")
         axes.set_xlabel("network calls")
         axes.set_xticks([2, 5, 10, 15, 25, 50, 100], ["2", "5", "10", "15", "25", "50", "100"])

@@ -76,7 +76,7 @@ FAST = Preset(
         times="stratified",
     ),
     critic=AdvantageConfig(),
-    # As good as the paper's 15 calls in distribution and score (docs/performance.md).
+    # To the scores of the paper's 15 calls (docs/performance.md).
     sampler=SamplerConfig(calls=5, solver="2mf", grid="quadratic"),
     annotate=AnnotateConfig(states=16_384, normalize=True),
     align=AlignConfig(steps=3_000, batch=64, learning_rate=5e-4, cosine=True, average=0.99),

@@ -13,10 +13,7 @@ presets' networks.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,10 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import tiltrl
-from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.bench.counts import energy_layers, parameters
+from tiltrl.bench.machine import machine_facts, pin
+from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.samplers import GRIDS, SOLVERS
-from tiltrl.evaluation.scores import normalized_score
-from tiltrl.policy import Policy, load_policy, versions
+from tiltrl.evaluation.scores import interval, normalized_score
+from tiltrl.files import write_atomically, write_json
+from tiltrl.policy import Policy, load_policy
 from tiltrl.presets import FAST, PAPER
 from tiltrl.stages.annotate import SamplerConfig, actions_from, sample_candidates
 from tiltrl.stages.distill import energy_distance, spread
@@ -83,7 +83,7 @@ def latency(folder: str, sampler: SamplerConfig | None, k: int) -> dict[str, Any
 
 
 def _latency(folder: str, sampler: SamplerConfig | None, k: int, times: int = 3000) -> dict[str, Any]:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX looks how many cores there are
+    pin(1)  # before JAX looks how many cores there are
     policy = load_policy(folder)
     policy = policy.replace(candidates=k, sampler=sampler or policy.config.sampler)
     obs = np.array(policy.config.scaling.obs_mean, np.float32)
@@ -102,6 +102,8 @@ def candidates_a_second(rounds: int) -> list[dict[str, Any]]:
     for name, network in (("paper", PAPER.behavior.network), ("fast", FAST.behavior.network)):
         energy = eqx.filter_jit(Energy)(11, 3, network, key=jax.random.key(0))
         obs = np.zeros((128, 11), np.float32)
+        layers = energy_layers(network, 11, 3)
+        numbers = parameters(layers.path + layers.condition)
         seconds: dict[str, list[float]] = {name_of(sampler): [] for sampler in (PAPERS, FEW)}
         for turn in range(rounds + 1):  # the first compiles
             for sampler in (PAPERS, FEW):
@@ -110,14 +112,8 @@ def candidates_a_second(rounds: int) -> list[dict[str, Any]]:
                 seconds[name_of(sampler)].append(time.perf_counter() - began)
         for sampler, taken in seconds.items():
             rate = len(obs) * 16 / float(np.median(taken[1:]))
-            found.append({"network": name, "parameters": parameters(network), "sampler": sampler, "rate": rate})
+            found.append({"network": name, "parameters": numbers, "sampler": sampler, "rate": rate})
     return found
-
-
-def parameters(network: EnergyConfig) -> int:
-    """How many numbers are trained, at hopper's sizes."""
-    shapes = eqx.filter_eval_shape(Energy, 11, 3, network, key=jax.random.key(0))
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
 def scores(policy: Policy, episodes: int, seed: int) -> list[float]:
@@ -125,16 +121,10 @@ def scores(policy: Policy, episodes: int, seed: int) -> list[float]:
     return normalized_score(tiltrl.evaluate(policy, episodes, seed).returns, policy.config.task).tolist()
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval."""
-    drawn = np.random.default_rng(0).choice(values, (10_000, values.size)).mean(axis=1)
-    return float(values.mean()), *map(float, np.percentile(drawn, (2.5, 97.5)))
-
-
 def ratio(some: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of two means and its 95 % bootstrap interval."""
+    """Ratio of the means of two tables (policies, episodes) and its 95 % interval, by bootstrap within each policy."""
     rng = np.random.default_rng(0)
-    drawn = [rng.choice(x, (10_000, x.size)).mean(axis=1) for x in (some, others)]
+    drawn = [np.mean([rng.choice(x, (10_000, x.size)).mean(axis=1) for x in table], axis=0) for table in (some, others)]
     return float(some.mean() / others.mean()), *map(float, np.percentile(drawn[0] / drawn[1], (2.5, 97.5)))
 
 
@@ -162,8 +152,7 @@ def measure(folders: list[str], episodes: int, seed: int) -> dict[str, Any]:
         for sampler in (None,) if folder in students else (PAPERS, FEW):
             for k in (1, 4):
                 found["latency"].append(latency(folder, sampler, k))
-    hardware = {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    return found | {"episodes": episodes, "seed": seed, "versions": versions(), "hardware": hardware}
+    return found | {"episodes": episodes, "seed": seed, "machine": machine_facts()}
 
 
 def report(found: dict[str, Any]) -> str:
@@ -180,7 +169,13 @@ def report(found: dict[str, Any]) -> str:
             f"{mean['same_noise']:.1%} | {mean['to_papers']:.1%} | {mean['distribution']:.2%} | {mean['spread']:.1%}"
         )
         lines.append(f"| {rows[0]['calls']} | {rows[0]['solver']} | {rows[0]['grid']} | {numbers} |")
-    lines += ["", "## Scores", "", "Normalized, 95 % intervals over all episodes of all policies of a task.", ""]
+    lines += [
+        "",
+        "## Scores",
+        "",
+        "Normalized (not D4RL's), 95 % intervals by bootstrap over episodes within each policy.",
+        "",
+    ]
     lines += [
         "| data | acting | episodes | score | of the paper's sampler | of the few calls |",
         "|---|---|---|---|---|---|",
@@ -188,7 +183,8 @@ def report(found: dict[str, Any]) -> str:
     pooled: dict[str, dict[str, np.ndarray]] = {}
     for one in found["scores"]:
         of_task = pooled.setdefault(one["task"], {})
-        of_task[one["acting"]] = np.append(of_task.get(one["acting"], np.empty(0)), one["scores"])
+        before = of_task.get(one["acting"], np.empty((0, len(one["scores"]))))
+        of_task[one["acting"]] = np.vstack([before, one["scores"]])
     for task, by_acting in pooled.items():
         for acting, values in by_acting.items():
             shares = [
@@ -197,8 +193,9 @@ def report(found: dict[str, Any]) -> str:
                 else ""
                 for base in (PAPERS, FEW)
             ]
-            score = "{:.1f} ({:.1f} to {:.1f})".format(*interval(values))
-            lines.append(f"| {task} | {acting} | {values.size} | {score} | {' | '.join(shares)} |")
+            known = interval(values)
+            score, size = f"{known.mean:.1f} ({known.low:.1f} to {known.high:.1f})", " x ".join(map(str, values.shape))
+            lines.append(f"| {task} | {acting} | {size} | {score} | {' | '.join(shares)} |")
     lines += ["", "## One state on one core, milliseconds", "", "| policy | sampler | best of | p50 | p99 |"]
     lines += ["|---|---|---|---|---|"]
     for one in found["latency"]:
@@ -208,7 +205,8 @@ def report(found: dict[str, Any]) -> str:
     lines += ["|---|---|---|---|"]
     for one in found["candidates"]:
         lines.append(f"| {one['network']} | {one['parameters']:,} | {one['sampler']} | {one['rate']:,.0f} |")
-    return "\n".join([*lines, "", f"Hardware: {found['hardware']}", ""])
+    machine = found["machine"]
+    return "\n".join([*lines, "", f"{machine['processor']}, {machine['cores']} cores; JAX on {machine['device']}.", ""])
 
 
 def main() -> None:
@@ -220,9 +218,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     found = measure(options.policies, options.episodes, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "acting.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.out / "acting.md").write_text(report(found))
+    write_json(options.out / "acting.json", found)
+    write_atomically(options.out / "acting.md", report(found).encode())
     print(report(found))
 
 

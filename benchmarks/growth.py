@@ -29,6 +29,7 @@ from rich.console import Console
 from tiltrl.bench.counts import alignment_step, behavior_step
 from tiltrl.bench.machine import machine_facts
 from tiltrl.bench.results import Spread, spread
+from tiltrl.bench.work import ACT, ENDLESS, LABELED, OBS, Enough, made_up
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.files import write_atomically, write_json
@@ -38,23 +39,16 @@ from tiltrl.stages.align import train_policy
 from tiltrl.stages.behavior import Pairs, train_behavior
 from tiltrl.training.loop import Quiet, Session
 
-OBS, ACT = 11, 3
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 ROWS = 1_000_000  # where the rows are not what grows
 SEEDS = (1, 2, 3, 4, 5)
 BETAS = (1, 2, 3, 4, 5, 6, 7)
-LABELED = 16_384
-ENDLESS = 1_000_000_000
 ROUNDS = 3
 SECONDS = 1.0  # of a round, at least
 WARM_SECONDS = 0.3
 RESULTS = Path(__file__).parent / "results"
 
 Train = Callable[[Session], Any]
-
-
-class Enough(Exception):
-    """No more steps are wanted."""
 
 
 class Clock(Quiet):
@@ -113,10 +107,10 @@ class Curve:
         return tuple(flops / self.flops[0] for flops in self.flops)
 
 
-def made_up(rows: int) -> Pairs:
+def pairs(rows: int) -> Pairs:
     """Noise, as the networks see it."""
-    rng = np.random.default_rng(0)
-    return jnp.asarray(rng.standard_normal((rows, OBS), np.float32)), jnp.asarray(rng.random((rows, ACT), np.float32))
+    data = made_up(2, rows, states=1)
+    return jnp.asarray(data.obs), jnp.asarray(data.action)
 
 
 def behavior_point(preset: Preset, value: int, data: Pairs, seeds: int) -> Point:
@@ -129,13 +123,13 @@ def behavior_point(preset: Preset, value: int, data: Pairs, seeds: int) -> Point
 
 def sizes(preset: Preset) -> list[Point]:
     """Behavior, one seed, on the first rows of one set."""
-    obs, action = made_up(max(SIZES))
+    obs, action = pairs(max(SIZES))
     return [behavior_point(preset, rows, (obs[:rows], action[:rows]), 1) for rows in SIZES]
 
 
 def seeds(preset: Preset) -> list[Point]:
     """Behavior of several seeds on one set."""
-    data = made_up(ROWS)
+    data = pairs(ROWS)
     return [behavior_point(preset, count, data, count) for count in SEEDS]
 
 
@@ -143,10 +137,8 @@ def betas(preset: Preset) -> list[Point]:
     """Alignment of one seed at several temperatures."""
     config, k, network = replace(preset.align, steps=ENDLESS), preset.annotate.k, preset.behavior.network
     keys = jax.random.key(0)[None]
-    obs = made_up(LABELED)[0][None]
-    rng = np.random.default_rng(1)
-    candidates = jnp.asarray(2.0 * rng.random((1, LABELED, k, ACT), np.float32) - 1.0)
-    q = jnp.asarray(rng.standard_normal((1, LABELED, k), np.float32))
+    data = made_up(k, rows=LABELED, states=LABELED)
+    obs, candidates, q = (jnp.asarray(array)[None] for array in (data.obs, data.candidates, data.q))
     behavior = jax.vmap(lambda key: Energy(OBS, ACT, network, key=key))(keys)
     # The behavior's energies are computed once, the policies' once a temperature.
     whole = alignment_step(config, network, k, OBS, ACT).flops

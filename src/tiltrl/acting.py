@@ -34,11 +34,9 @@ def best_actions(
     critic: Critic, obs: Float[Array, "batch obs"], actions: Float[Array, "batch k act"], pessimism: float
 ) -> Float[Array, "batch act"]:
     """Of each observation's actions the one that the critic prefers."""
-
-    def best(obs: Float[Array, " obs"], actions: Float[Array, "k act"]) -> Float[Array, " act"]:
-        return actions[jnp.argmax(jax.vmap(lambda a: critic.preference(obs, a, pessimism))(actions))]
-
-    return jax.vmap(best)(obs, actions)
+    repeated = jnp.broadcast_to(obs[:, None], (*actions.shape[:2], obs.shape[1]))
+    best = jnp.argmax(critic.preference(repeated, actions, pessimism), axis=1)
+    return jnp.take_along_axis(actions, best[:, None, None], axis=1)[:, 0]
 
 
 class Actor:

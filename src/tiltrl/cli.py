@@ -157,7 +157,7 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def distill(options: Annotated[DistillOptions, tyro.conf.arg(name="")]) -> None:
-    """Turn a diffusion policy into one that acts in a single pass, several times as fast; in two or three minutes.
+    """Turn a diffusion policy into one that acts in a single pass, three times as fast or more; takes a minute or two.
 
     Example: tiltrl distill runs/demo-fast/policies/beta1-seed0
     """
@@ -247,7 +247,7 @@ def _print_comparison(compared: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
-    """How fast this machine does each stage, in shares of what it can: rates, latencies, memory; about three minutes.
+    """How fast this machine does each stage, in shares of what it can: rates, latencies, memory; about four minutes.
 
     Example: tiltrl bench --out before.json; ...; tiltrl bench --compare before.json
 

@@ -34,7 +34,7 @@ from tiltrl.types import as_json
 def _energy(
     network: Energy, obs: Float[Array, "batch obs"], action: Float[Array, "batch act"], t: Float[Array, ""]
 ) -> Float[Array, " batch"]:
-    return jax.vmap(lambda o, a: network(a, o, t))(obs, action)
+    return network(action, obs, t)
 
 
 @partial(jax.jit, static_argnames=("rtol", "atol"))

@@ -33,7 +33,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """How a student is made, in two or three minutes on two cores for a teacher of the fast preset."""
+    """How a student is made, in a minute or two on two cores for a teacher of the fast preset."""
 
     network: OneStepConfig = field(default_factory=OneStepConfig)
     pairs: int = 262_144  # noises that the teacher is asked about, each at a state of its own where there are as many

@@ -32,6 +32,7 @@ ROWS = (
     ("bench",),
     ("options",),
     ("pipeline", "api"),
+    ("scoring",),
     ("distillation",),
     ("cli_parse",),
     ("cli_data",),

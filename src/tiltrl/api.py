@@ -23,7 +23,7 @@ from tiltrl.errors import InputError
 from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, Kept, anew, joined
 from tiltrl.evaluation.rollout import Episodes, rollout
 from tiltrl.policy import Policy, PolicyConfig
-from tiltrl.presets import FAST, Preset, check_betas
+from tiltrl.presets import FAST, Preset, tilts
 from tiltrl.stages.align import train_policy
 from tiltrl.stages.annotate import Score, choose_states, make_candidates, sample_candidates
 from tiltrl.stages.behavior import train_behavior
@@ -139,6 +139,7 @@ def align(
     beta: float | None = None,
     preset: Preset = FAST,
     seed: int = 0,
+    kl: float | None = None,
 ) -> Policy:
     """Tilt the behavior towards higher scores: `pi ∝ mu exp(Q / beta)`.
 
@@ -150,30 +151,32 @@ def align(
         beta: temperature: the smaller, the further from the behavior. None: the preset's first.
         preset: number of candidates, steps and the like.
         seed: of the candidates and of training.
+        kl: instead of beta: nats of `KL(pi || mu)` a state to go from the behavior. The temperature is found, and
+            stands in the policy's provenance.
 
     Raises:
-        InputError: beta is not positive, a score is not finite, or the behavior is distilled.
+        InputError: beta or kl cannot be used, or both are given, a score is not finite, or the behavior is distilled.
     """
-    beta = preset.betas[0] if beta is None else beta
-    check_betas((beta,))
+    betas = () if beta is None else (beta,)
+    (tilt,) = tilts(betas, (kl,)) if kl is not None else tilts(betas or preset.betas[:1], ())
     energy, scaling = behavior.diffusion, behavior.config.scaling
     obs = read(data.obs, choose_states(len(data), 1.0, preset.annotate, seed))
     trust = score.trust if isinstance(score, CriticScore) else 1.0
     key = stage_key(seed, "candidates")
-    found = make_candidates(energy, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
-    networks = train_policy(
+    given = make_candidates(energy, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
+    found = train_policy(
         jax.tree.map(lambda leaf: leaf[None], energy),
-        jnp.asarray(scaling.normalize_obs(found.obs))[None],
-        jnp.asarray(scaling.to_unit(found.action))[None],
-        jnp.asarray(found.q)[None],
-        jnp.array([beta]),
+        jnp.asarray(scaling.normalize_obs(given.obs))[None],
+        jnp.asarray(scaling.to_unit(given.action))[None],
+        jnp.asarray(given.q)[None],
+        jnp.array([tilt.beta]),
         preset.align,
         stage_key(seed, "align")[None],
+        kl=None if tilt.kl is None else jnp.array([tilt.kl]),
     )
-    provenance = behavior.config.provenance | {"stage": "align", "beta": beta, "seed": seed, "trust": trust}
-    aligned = Policy(
-        member(member(networks, 0), 0), dataclasses.replace(behavior.config, provenance=provenance), seed=seed
-    )
+    told = {"stage": "align", "beta": float(found.beta[0, 0]), "kl": tilt.kl, "seed": seed, "trust": trust}
+    described = dataclasses.replace(behavior.config, provenance=behavior.config.provenance | told)
+    aligned = Policy(member(member(found.policy, 0), 0), described, seed=seed)
     return with_critic(aligned, score) if isinstance(score, CriticScore) else aligned
 
 

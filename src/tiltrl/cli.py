@@ -32,6 +32,7 @@ from tiltrl.pipeline import Run
 from tiltrl.policy import Policy, load_policy, versions
 from tiltrl.progress import LiveProgress
 from tiltrl.results import write_results
+from tiltrl.scoring import evaluate_policies, save_policies, write_run
 from tiltrl.serialization import pack
 from tiltrl.stages.distill import Agreement
 from tiltrl.training.hosts import Hosts, join
@@ -51,15 +52,15 @@ def run(config: Options) -> None:
     """
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        policy = run.save_policies()
+        policy = save_policies(run)
         if run.data.task.env_spec is None:
             progress.say(
                 f"policies in {policy.parent}; the data names no environment, so there is nothing to evaluate in"
             )
             return
-        rows = run.evaluate()
+        rows, episodes = evaluate_policies(run)
     label = score_label(run.data.task)
-    results = run.write_results(rows, label)
+    results = write_run(run, rows, episodes, label)
     picture = run.folder.path / "report.png"
     draw(rows, label, picture, f"{config.dataset}: {config.preset} preset, {config.seeds} seed(s)")
     console.print()
@@ -106,7 +107,7 @@ def align(config: Options) -> None:
     """Tilt the behavior towards the critic, at every --beta; writes policies that can be loaded."""
     with LiveProgress(console) as progress:
         run = Run(config, progress)
-        policy = run.save_policies()
+        policy = save_policies(run)
     console.print(f"policies in {policy.parent}", soft_wrap=True)
 
 

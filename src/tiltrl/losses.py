@@ -43,17 +43,27 @@ def preference_alignment(
     return -jax.nn.log_softmax(beta * log_ratio)[jnp.argmax(q)]
 
 
-def dpo(chosen: Float[Array, ""], rejected: Float[Array, ""], beta: Float[Array, ""] | float) -> Float[Array, ""]:
-    """`-log sigmoid(beta (chosen - rejected))` of two log-ratios (EDA, Eq. 16): the preference loss with K = 2.
+def dpo_alignment(
+    q: Float[Array, " k"], log_ratio: Float[Array, " k"], beta: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Mean over the other candidates of `dpo` of the best one against each; with K = 2, Eq. 16. As `value_alignment`.
 
-    A reference for pairs; the stages use `preference_alignment`, of which it is the case K = 2.
+    It asks of the best that it beats every other one, where `preference_alignment` asks that it beats them together.
     """
+    best = jnp.argmax(q)
+    others = 1.0 - jax.nn.one_hot(best, len(q))
+    return jnp.sum(others * dpo(log_ratio[best], log_ratio, beta)) / (len(q) - 1)
+
+
+def dpo(chosen: Float[Array, ""], rejected: Float[Array, "..."], beta: Float[Array, ""] | float) -> Float[Array, "..."]:
+    """`-log sigmoid(beta (chosen - rejected))` of two log-ratios (EDA, Eq. 16): the preference loss with K = 2."""
     return -jax.nn.log_sigmoid(beta * (chosen - rejected))
 
 
-Objective = Literal["value", "preference"]
+Objective = Literal["value", "preference", "dpo"]
 OBJECTIVES: dict[Objective, Callable[..., Float[Array, ""]]] = {
     "value": value_alignment,
     "preference": preference_alignment,
+    "dpo": dpo_alignment,
 }
 """Losses of `(q, log_ratio, beta)` over the K candidates of one state."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import tyro
 
+from tiltrl import losses
 from tiltrl.data.registry import RewardsOption
 from tiltrl.errors import InputError
 from tiltrl.files import slug
-from tiltrl.presets import PresetName
+from tiltrl.presets import CriticName, PresetName
 from tiltrl.training.session import Saving
 
 
@@ -26,6 +27,15 @@ class RunConfig:
     """`fast` trains in minutes on a laptop; `paper` is the paper's networks and schedules (hours on a GPU)."""
     beta: tuple[float, ...] = ()
     """Temperatures: the smaller, the further from the behavior. Several are trained at once. Default: the preset's."""
+    kl: tuple[float, ...] = ()
+    """Instead of --beta: how far to go from the behavior, in nats of KL(pi || mu) a state. The run finds the beta."""
+    critic: CriticName | None = None
+    """What values the actions, see docs/critics.md. Default: the preset's."""
+    objective: losses.Objective = "value"
+    """What the policy agrees with: the candidates' values (`value`), only which is best (`preference`), or that in
+    pairs (`dpo`)."""
+    k: int | None = None
+    """Candidate actions a state. Default: the preset's."""
     seeds: int = 1
     """How many independent runs to train at once, with seeds `seed`, `seed` + 1, ..."""
     seed: int = 0

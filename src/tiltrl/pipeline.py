@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -19,11 +17,8 @@ from tiltrl.api import (
     EPISODES_A_SEED,
     MOST_SEEDS,
     check_score,
-    evaluate,
     member,
-    policy_config,
     split_for_critic,
-    with_critic,
 )
 from tiltrl.config_io import from_json
 from tiltrl.data import load
@@ -31,19 +26,14 @@ from tiltrl.data.registry import RewardsName
 from tiltrl.data.transforms import rewards_for
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
-from tiltrl.evaluation.blocks import kept_in
-from tiltrl.evaluation.report import Row
 from tiltrl.evaluation.rollout import check_environment
-from tiltrl.evaluation.scores import normalized_score
-from tiltrl.files import read_json, write_json
 from tiltrl.options import RunConfig
-from tiltrl.policy import Policy
-from tiltrl.presets import Preset, check_betas, preset_named
+from tiltrl.presets import Preset, Tilt, chosen, tilts
 from tiltrl.progress import Reporter
-from tiltrl.results import PolicyEpisodes, describe_trust, write_results
+from tiltrl.results import describe_trust
 from tiltrl.runs import RunFolder, Stage
 from tiltrl.serialization import save_arrays
-from tiltrl.stages.align import train_policy
+from tiltrl.stages.align import Aligned, train_policy
 from tiltrl.stages.annotate import choose_states, make_candidates
 from tiltrl.stages.behavior import train_behavior
 from tiltrl.stages.critics.check import TrustCheck
@@ -77,9 +67,8 @@ class Run:
                 raise InputError(f"{name} = {getattr(config, name)}; it must lie in {least} to {most}")
         self.config = config
         self.reporter = reporter
-        self.preset: Preset = preset_named(config.preset).scaled(config.budget)
-        self.betas = config.beta or self.preset.betas
-        check_betas(self.betas)
+        self.preset: Preset = chosen(config.preset, config.budget, config.critic, config.objective, config.k)
+        self.tilts: tuple[Tilt, ...] = tilts(config.beta or (() if config.kl else self.preset.betas), config.kl)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
         self.saving = config.saving
         self.data: Transitions = load(config.dataset)
@@ -98,7 +87,6 @@ class Run:
             "seed": config.seed,
         }
         self.folder = RunFolder(config.folder, identity)
-        self.episodes: list[PolicyEpisodes] = []  # of every policy evaluated, with raw returns
         self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
 
     @cached_property
@@ -110,7 +98,7 @@ class Run:
     def behavior_stage(self) -> Stage:
         """Where the behavior model lives."""
         normalize = self.preset.normalize_obs
-        return self.folder.stage("behavior", config=self.preset.behavior, normalize=normalize, seeds=self._seeds)
+        return self.folder.stage("behavior", config=self.preset.behavior, normalize=normalize, seeds=self.seeds)
 
     @cached_property
     def behavior(self) -> Energy:
@@ -154,8 +142,8 @@ class Run:
         def check(critics: Critic) -> dict[str, Any]:
             checks = []
             for i in range(self.config.seeds):
-                self.reporter.start(f"check critic, seed {self._seeds[i]}", len(held_out))
-                score = self._score(critics, i)
+                self.reporter.start(f"check critic, seed {self.seeds[i]}", len(held_out))
+                score = self._unchecked(critics, i)
                 with self._parts(self.critic_stage, i) as kept:
                     checks.append(check_score(score, member(behavior, i), held_out, self.preset, kept, self._progress))
             return {"trust": checks}
@@ -166,7 +154,7 @@ class Run:
         )
         critics = trained(self.critic_stage, like, self.preset.critic.steps, train, self.reporter, check, self.saving)
         for i, found in enumerate(self.trust):
-            self.reporter.say(describe_trust(self._seeds[i], found, shrinks=self.preset.annotate.normalize))
+            self.reporter.say(describe_trust(self.seeds[i], found, shrinks=self.preset.annotate.normalize))
         return critics
 
     @property
@@ -189,7 +177,7 @@ class Run:
     @cached_property
     def candidates(self) -> Candidates:
         """States, actions and their values in units of beta, with a leading axis of seeds."""
-        stage, seeds, config = self.candidates_stage, self._seeds, self.preset.annotate
+        stage, seeds, config = self.candidates_stage, self.seeds, self.preset.annotate
         chosen = [choose_states(len(self.data), self.config.label_fraction, config, seed) for seed in seeds]
         states, act = len(chosen[0]), self.data.task.act_dim
         shapes = {
@@ -200,12 +188,12 @@ class Run:
         like = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
         path = stage.folder / "candidates.safetensors"
         if not stage.done:
-            critics, behavior = self.critic, self.behavior
+            _, behavior = self.critic, self.behavior
             began = time.monotonic()
             found = []
             for i, seed in enumerate(seeds):
                 self.reporter.start(f"candidates, seed {seed}", states)
-                score = dataclasses.replace(self._score(critics, i), check=self.trust[i])
+                score = self.score(i)
                 with self._parts(stage, i) as kept:
                     found.append(
                         make_candidates(
@@ -230,122 +218,62 @@ class Run:
     def policy_stage(self) -> Stage:
         """Where the aligned policies live."""
         return self.folder.stage(
-            "align", config=self.preset.align, betas=self.betas, candidates=self.candidates_stage.key
+            "align", config=self.preset.align, tilts=self.tilts, candidates=self.candidates_stage.key
         )
 
     @cached_property
-    def policies(self) -> Energy:
-        """Pi of every seed and beta."""
+    def aligned(self) -> Aligned:
+        """Pi of every seed and tilt, and its temperature."""
         behavior, found = self.behavior, self.candidates
 
-        def train(session: Session) -> Energy:
+        def train(session: Session) -> Aligned:
             return train_policy(
                 behavior,
                 jnp.asarray(self.scaling.normalize_obs(found.obs)),
                 jnp.asarray(self.scaling.to_unit(found.action)),
                 jnp.asarray(found.q),
-                jnp.asarray(self.betas),
+                jnp.array([tilt.beta for tilt in self.tilts]),
                 self.preset.align,
                 self._keys("align"),
                 session,
+                jnp.array([tilt.kl for tilt in self.tilts]) if self.tilts[0].kl is not None else None,
             )
 
         def stack(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((leaf.shape[0], len(self.betas), *leaf.shape[1:]), leaf.dtype)
+            return jax.ShapeDtypeStruct((leaf.shape[0], len(self.tilts), *leaf.shape[1:]), leaf.dtype)
 
-        like = jax.tree.map(stack, self._energy_like())
-        return trained(self.policy_stage, like, self.preset.align.steps, train, self.reporter, saving=self.saving)
-
-    def behavior_policy(self, i: int, *, best_of: bool = False) -> Policy:
-        """The behavior of seed number i; with `best_of`, the best by Q of several of its actions."""
-        return self._policy(member(self.behavior, i), i, {"stage": "behavior"}, best_of)
-
-    def aligned_policy(self, i: int, j: int, *, best_of: bool = False) -> Policy:
-        """The policy of seed number i at temperature number j; `best_of` as for the behavior."""
-        network = member(member(self.policies, i), j)
-        provenance = {"stage": "align", "beta": self.betas[j], "label_fraction": self.config.label_fraction}
-        provenance |= {"rewards": self.rewards}
-        return self._policy(network, i, provenance, best_of)
-
-    def evaluate(self) -> list[Row]:
-        """Full episodes of every policy, each seed in environments of its own; a finished policy is not run again."""
-        config, task = self.config, self.data.task
-        rows = [Row("data", normalized_score(self.data.returns, task)[None], logged=True)]
-        seeds = range(config.seeds)
-        plain: dict[str, list[Policy]] = {"behavior": [self.behavior_policy(i) for i in seeds]}
-        best_of: dict[str, list[Policy]] = {"behavior": [self.behavior_policy(i, best_of=True) for i in seeds]}
-        for j, beta in enumerate(self.betas):
-            name = f"aligned, beta {beta:g}"
-            plain[name] = [self.aligned_policy(i, j) for i in seeds]
-            best_of[name] = [self.aligned_policy(i, j, best_of=True) for i in seeds]
-        for name in plain:
-            stage = self.evaluation_stage(name, self.critic_stage if name == "behavior" else self.policy_stage)
-            began = time.monotonic()
-            for label, members in ((name, plain[name]), (f"{name}, best of {self.preset.candidates}", best_of[name])):
-                found = [self._episodes(stage, label, policy, self._seeds[i]) for i, policy in enumerate(members)]
-                self.episodes += found
-                returns = np.array([episodes.returns for episodes in found])
-                rows.append(Row(label, normalized_score(returns, task)))
-            if not stage.done:
-                stage.finish({}, began)
-        return rows
-
-    def evaluation_stage(self, name: str, of: Stage) -> Stage:
-        """Where the episodes of one of a stage's policies are kept; the behavior's do not depend on any beta."""
-        return self.folder.stage(
-            "evaluation",
-            policy=name,
-            of=of.key,
-            sampler=self.preset.sampler,
-            k=self.preset.candidates,
-            episodes=self.config.episodes,
+        betas = jax.ShapeDtypeStruct((len(self.seeds), len(self.tilts)), jnp.float32)
+        like: Any = (jax.tree.map(stack, self._energy_like()), betas)
+        return trained(
+            self.policy_stage, Aligned(*like), self.preset.align.steps, train, self.reporter, saving=self.saving
         )
-
-    def write_results(self, rows: list[Row], label: str) -> Path:
-        """Write `results.json`: scores and raw returns, configuration, data, trust, wall-clock, versions."""
-        path = self.folder.path / "results.json"
-        write_results(
-            path,
-            rows,
-            scores_are=label,
-            config=dataclasses.replace(self.config, beta=self.betas, rewards=self.rewards, out=None),
-            preset=self.preset,
-            data={"fingerprint": self.data.fingerprint(), "steps": len(self.data), "episodes": len(self.data.ends)},
-            trust=self.trust,
-            seconds=self.folder.seconds(),
-            episodes=self.episodes,
-        )
-        return path
-
-    def save_policies(self) -> Path:
-        """Write every policy to `policies/`, ready to load; returns the folder of the first seed at the first beta."""
-        folder = self.folder.path / "policies"
-        fraction = self.config.label_fraction
-        labels = "" if fraction == 1.0 else f"-labels{fraction:g}"
-        for i, seed in enumerate(self._seeds):
-            self.behavior_policy(i, best_of=True).replace(candidates=1).save(folder / f"behavior-seed{seed}")
-            for j, beta in enumerate(self.betas):
-                policy = self.aligned_policy(i, j, best_of=True).replace(candidates=1)
-                policy.save(folder / f"beta{beta:g}{labels}-seed{seed}")
-        return folder / f"beta{self.betas[0]:g}{labels}-seed{self._seeds[0]}"
 
     @property
-    def _seeds(self) -> list[int]:
+    def has_critic(self) -> bool:
+        """Whether actions can be chosen among by value."""
+        return True
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the run's members."""
         return [self.config.seed + i for i in range(self.config.seeds)]
 
     def _keys(self, purpose: Purpose) -> PRNGKeyArray:
         """One key a seed."""
-        return jnp.stack([stage_key(seed, purpose) for seed in self._seeds])
+        return jnp.stack([stage_key(seed, purpose) for seed in self.seeds])
 
     def _progress(self, done: int, total: int) -> None:
         self.reporter.update(done, total, {})
 
     def _parts(self, stage: Stage, i: int) -> KeptRows:
         """Where a stage keeps the actions it has drawn for seed number i."""
-        return KeptRows(stage.folder / "parts" / f"seed{self._seeds[i]}", self.reporter.say, self.saving.every)
+        return KeptRows(stage.folder / "parts" / f"seed{self.seeds[i]}", self.reporter.say, self.saving.every)
 
-    def _score(self, critics: Critic, i: int) -> CriticScore:
-        """The critic of seed number i, unchecked."""
+    def score(self, i: int) -> CriticScore:
+        """The critic of seed number i, with what its check found."""
+        return dataclasses.replace(self._unchecked(self.critic, i), check=self.trust[i])
+
+    def _unchecked(self, critics: Critic, i: int) -> CriticScore:
         return CriticScore(member(critics, i), self.preset.critic.shape, self.scaling, self.preset.annotate.pessimism)
 
     def _energy_like(self) -> Any:
@@ -356,25 +284,3 @@ class Run:
         """Shapes of one module a seed, without making it."""
         keys = jax.random.split(jax.random.key(0), self.config.seeds)
         return eqx.filter_eval_shape(eqx.filter_vmap(init), keys)
-
-    def _policy(self, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
-        config = policy_config(self.data, self.scaling, self.preset, provenance | {"seed": self._seeds[i]})
-        policy = Policy(network, config)
-        return with_critic(policy, self._score(self.critic, i), self.preset.candidates) if best_of else policy
-
-    def _episodes(self, stage: Stage, name: str, policy: Policy, seed: int) -> PolicyEpisodes:
-        """Raw returns of one policy's episodes, kept in a file of their own."""
-        label = f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}"
-        path = stage.folder / f"{label}.json"
-        if path.is_file():
-            episodes = from_json(PolicyEpisodes, read_json(path), str(path))
-            if len(episodes.returns) != self.config.episodes:
-                raise InputError(f"{path}: field returns: holds {len(episodes.returns)} episodes; {stage.redo}")
-            return episodes
-        self.reporter.start(f"evaluate {name}, seed {seed}", 1)
-        kept = kept_in(stage.folder / "parts" / label)
-        found = evaluate(policy, self.config.episodes, seed, self._progress, kept)
-        numbers = found.returns.tolist(), found.lengths.tolist(), found.seeds.tolist()
-        episodes = PolicyEpisodes(name, seed, *map(tuple, numbers))
-        write_json(path, episodes)
-        return episodes

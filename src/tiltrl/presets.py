@@ -7,14 +7,18 @@ from typing import Any, Literal, TypeVar
 
 from tiltrl.diffusion.energy import EnergyConfig
 from tiltrl.errors import InputError
+from tiltrl.losses import Objective
 from tiltrl.stages.align import AlignConfig
 from tiltrl.stages.annotate import AnnotateConfig, SamplerConfig
 from tiltrl.stages.behavior import BehaviorConfig
 from tiltrl.stages.critics.advantage import AdvantageConfig
 from tiltrl.stages.critics.iql import IQLConfig
+from tiltrl.stages.critics.train import CriticConfig
 
 PresetName = Literal["fast", "paper"]
+CriticName = Literal["advantage", "iql"]
 Config = TypeVar("Config", bound=Any)
+MOST_CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Preset:
     """All settings of a run."""
 
     behavior: BehaviorConfig
-    critic: IQLConfig | AdvantageConfig
+    critic: CriticConfig
     sampler: SamplerConfig
     annotate: AnnotateConfig
     align: AlignConfig
@@ -86,6 +90,15 @@ FAST = Preset(
 
 PRESETS: dict[PresetName, Preset] = {"fast": FAST, "paper": PAPER}
 
+CRITICS: dict[PresetName, dict[CriticName, CriticConfig]] = {
+    "fast": {
+        "advantage": FAST.critic,
+        "iql": IQLConfig(steps=30_000, learning_rate=1e-3, cosine=True),
+    },
+    "paper": {"advantage": AdvantageConfig(), "iql": PAPER.critic},
+}
+"""Every critic at each preset's scale, by its name on the command line."""
+
 
 def preset_named(name: str) -> Preset:
     """The preset of that name.
@@ -96,6 +109,21 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def chosen(preset: PresetName, budget: float, critic: CriticName | None, objective: Objective, k: int | None) -> Preset:
+    """A preset at a share of its steps, with what else was asked for; None: as the preset has it.
+
+    Raises:
+        InputError: there is no such preset, the budget is not in (0, 1], or k is less than 2.
+    """
+    named = preset_named(preset)
+    if k is not None and not 2 <= k <= MOST_CANDIDATES:
+        raise InputError(f"k = {k}; a state has 2 to {MOST_CANDIDATES} candidates, so that they can be compared")
+    annotate = named.annotate if k is None else replace(named.annotate, k=k)
+    critic_config = named.critic if critic is None else CRITICS[preset][critic]
+    align = replace(named.align, objective=objective)
+    return replace(named, critic=critic_config, annotate=annotate, align=align).scaled(budget)
 
 
 def check_budget(budget: float) -> None:
@@ -111,6 +139,39 @@ def check_budget(budget: float) -> None:
 def shortened(config: Config, budget: float) -> Config:
     """A stage's configuration, any with a field `steps`, with that share of its steps; at least one."""
     return replace(config, steps=max(1, round(config.steps * budget)))
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """How far a policy goes from the behavior: at a temperature, or to a divergence at whatever temperature."""
+
+    beta: float = 1.0  # not looked at where `kl` is given
+    kl: float | None = None  # nats of KL(pi || mu) a state
+
+    def __str__(self) -> str:
+        return f"beta {self.beta:g}" if self.kl is None else f"KL {self.kl:g}"
+
+    @property
+    def slug(self) -> str:
+        """As part of a file's name."""
+        return str(self).lower().replace(" ", "")
+
+
+def tilts(betas: tuple[float, ...], kls: tuple[float, ...]) -> tuple[Tilt, ...]:
+    """Either the temperatures or the divergences.
+
+    Raises:
+        InputError: both are given, or one cannot be used.
+    """
+    if betas and kls:
+        raise InputError("beta and kl were both given; a divergence is reached at the beta it takes: give one")
+    check_betas(betas)
+    for kl in kls:
+        if not 1e-3 <= kl <= 100:
+            raise InputError(f"kl = {kl}; nats of KL(pi || mu) lie in 0.001 to 100 (0.5 is what beta 1 is meant to be)")
+    if len({f"{kl:g}" for kl in kls}) < len(kls):
+        raise InputError(f"kl = {' '.join(f'{kl:g}' for kl in kls)}; each divergence can be given once")
+    return tuple(Tilt(beta) for beta in betas) + tuple(Tilt(kl=kl) for kl in kls)
 
 
 def check_betas(betas: tuple[float, ...]) -> None:

@@ -43,6 +43,7 @@ from tiltrl.evaluation.scores import score_label
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
 from tiltrl.policy import load_policy
+from tiltrl.scoring import evaluate_policies, save_policies, write_run
 
 MIB = 1 << 20
 WARM_UP = 0.1  # share of the time at the start that the slope leaves out
@@ -82,10 +83,10 @@ def one_run(folder: Path, i: int, rng: random.Random) -> None:
         out=folder,
     )
     run = Run(config, Silent())
-    saved = run.save_policies()
-    rows = run.evaluate()
+    saved = save_policies(run)
+    rows, episodes = evaluate_policies(run)
     label = score_label(run.data.task)
-    run.write_results(rows, label)
+    write_run(run, rows, episodes, label)
     draw(rows, label, folder / "report.png", f"soak {i}")
     one_evaluation(saved, rng)
 

@@ -138,7 +138,9 @@ def tilt(
         members(stage_key(seed, "align")),
         session,
     )
-    return [jax.tree.map(lambda leaf, i=i: leaf[i, 0] if value else leaf[0, i], found) for i in range(len(betas))]
+    return [
+        jax.tree.map(lambda leaf, i=i: leaf[i, 0] if value else leaf[0, i], found.policy) for i in range(len(betas))
+    ]
 
 
 def draw(energy: Energy, n: int, sampler: SamplerConfig, key: Array) -> Points:

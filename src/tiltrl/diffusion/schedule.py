@@ -35,6 +35,11 @@ def log_snr(t: Float[Array, "..."]) -> Float[Array, "..."]:
     return la - 0.5 * jnp.log(-jnp.expm1(2.0 * la))
 
 
+def log_snr_rate(t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Derivative of `log_snr` by t, which is negative: `(d log alpha / dt) / sigma^2`."""
+    return (-0.5 * t * (BETA_MAX - BETA_MIN) - 0.5 * BETA_MIN) / -jnp.expm1(2.0 * log_alpha(t))
+
+
 def time_at_log_snr(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     """Inverse of `log_snr`: the time `t` at which `lambda_t = lam`."""
     # alpha^2 = sigmoid(2 lam), so log alpha = -softplus(-2 lam) / 2; then the quadratic in t, in its stable form.

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl import losses
-from tiltrl.diffusion.energy import Energy
+from tiltrl.diffusion.energy import Energy, noise_prediction
 from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
+from tiltrl.stages.tilt import watch
 from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, mapped, random_rows
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
+
+WATCHED = 2
+"""Held-out states that are looked at in each step: 500 to each average of the metrics."""
+HELD_OUT = 20
+"""Every so many-th state is held out."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class AlignConfig:
     second_moment: float = 0.999  # decay of Adam's average of squared gradients
     average: float = 0.0  # decay of the weights' running average; 0: none
     times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
-    objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15)
+    objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15, 16)
+    anchor: float = 0.0  # weight of the denoising loss of candidates drawn by their tilted weights; the paper has none
 
 
 def alignment_loss(
@@ -43,28 +52,67 @@ def alignment_loss(
     beta: Float[Array, ""] | float,
     objective: losses.Objective = "value",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean loss of a batch of states, and what the tilt does to their candidates."""
+    """Mean loss of a batch of states, also as a metric."""
     where = noisy, obs[:, None], t[:, None]  # all candidates of a state at its one time
     log_ratio = policy(*where) - jax.lax.stop_gradient(behavior(*where))
     loss = jnp.mean(jax.vmap(losses.OBJECTIVES[objective], in_axes=(0, 0, None))(q, log_ratio, beta))
-    weights = jax.nn.softmax(log_ratio)
-    info = {
-        "alignment_loss": loss,
-        # The share of states whose most valued candidate is also the most tilted one.
-        "accuracy": jnp.mean((jnp.argmax(q, axis=1) == jnp.argmax(log_ratio, axis=1)).astype(jnp.float32)),
-        # KL(pi || mu) as the candidates see it: at most log K.
-        "kl": jnp.mean(jnp.sum(weights * jax.nn.log_softmax(log_ratio), axis=1) + jnp.log(q.shape[1])),
-        "drift": jnp.mean(log_ratio),
-    }
-    return loss, info
+    return loss, {"alignment_loss": loss}
 
 
-MemberData = tuple[Energy, Float[Array, "states obs"], Float[Array, "states k act"], Float[Array, "states k"]]
-"""Of one member: mu, observations, candidates, their values."""
+def anchor_loss(
+    policy: Energy,
+    noisy: Float[Array, "batch k act"],
+    noise: Float[Array, "batch k act"],
+    obs: Float[Array, "batch obs"],
+    t: Float[Array, " batch"],
+    log_weight: Float[Array, "batch k"],
+    key: PRNGKeyArray,
+) -> Float[Array, ""]:
+    """Denoising loss (Eq. 10) of one candidate a state, drawn with the given weights.
+
+    With the weights `exp(q / beta)` its optimum is the tilted policy's own score, the same as the alignment's. But
+    alignment compares candidates and leaves free what the energy does beside them; this holds it down there.
+    """
+    index = jax.random.categorical(key, log_weight)
+    drawn, its_noise = (jnp.take_along_axis(array, index[:, None, None], axis=1)[:, 0] for array in (noisy, noise))
+    return jnp.mean(jax.vmap(losses.denoising)(noise_prediction(policy, drawn, obs, t), its_noise))
+
+
+States = tuple[Float[Array, "states obs"], Float[Array, "states k act"], Float[Array, "states k"]]
+"""Normalized observations, candidates in the unit box, their values."""
+
+
+class MemberData(NamedTuple):
+    """What one member learns from; the held-out candidates are those it is watched on."""
+
+    behavior: Energy
+    train: States
+    held_out: States
+
+
+class Goal(NamedTuple):
+    """How far each policy is to go: by its temperature, or to a divergence at whatever temperature that takes."""
+
+    beta: Float[Array, " betas"]
+    kl: Float[Array, " betas"] | None  # nats; None: the temperatures are given
+
+
+class Aligner(NamedTuple):
+    """A policy in training."""
+
+    learner: Learner
+    log_beta: Float[Array, ""]  # moves only where a divergence is asked for
+
+
+class Aligned(NamedTuple):
+    """What alignment ends with; leaves have leading axes `members, betas`."""
+
+    policy: Energy
+    beta: Float[Array, "members betas"]  # the temperatures given, or found
 
 
 @lru_cache(maxsize=8)
-def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Learner], Draw]:
+def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Aligner], Draw]:
     """Optimizer, step and its batch: the same functions for an equal configuration, so that it compiles once."""
     optimizer = cosine_adam(
         config.learning_rate,
@@ -75,28 +123,57 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Lea
         second_moment=config.second_moment,
     )
 
-    def draw(given: MemberData, _: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-        return random_rows(given[1:], config.batch, jax.random.split(key, 3)[0])
+    def draw(given: MemberData, _: Goal, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        return random_rows(given.train, config.batch, jax.random.split(key, 4)[0])
 
-    def update(learners: Learner, given: MemberData, betas: Array, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
-        behavior = given[0]
-        obs, chosen, q = draw(given, betas, key)
-        _, time_key, noise_key = jax.random.split(key, 3)
+    def update(aligners: Aligner, given: MemberData, goal: Goal, key: PRNGKeyArray) -> tuple[Aligner, Metrics]:
+        obs, action, q = draw(given, goal, key)
+        _, time_key, noise_key, other_key = jax.random.split(key, 4)
+        anchor_key, rows_key, watch_time_key, watch_noise_key = jax.random.split(other_key, 4)
         # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
         t = random_times(time_key, config.batch, config.times)
-        noisy = diffuse(
-            chosen, jax.random.normal(noise_key, chosen.shape), jnp.broadcast_to(t[:, None], chosen.shape[:2])
-        )
+        noise = jax.random.normal(noise_key, action.shape)
+        noisy = diffuse(action, noise, jnp.broadcast_to(t[:, None], action.shape[:2]))
+        seen_obs, seen_action, seen_q = random_rows(given.held_out, WATCHED, rows_key)
+        seen_t = random_times(watch_time_key, WATCHED, "stratified")
+        seen_noise = jax.random.normal(watch_noise_key, seen_action.shape)
+        seen = diffuse(seen_action, seen_noise, jnp.broadcast_to(seen_t[:, None], seen_action.shape[:2]))
 
-        def one(learner: Learner, beta: Array) -> tuple[Learner, Metrics]:
-            gradient, info = jax.grad(alignment_loss, has_aux=True)(
-                learner.params, behavior, noisy, obs, t, q, beta, config.objective
-            )
-            return gradient_step(learner, gradient, optimizer, config.average), info
+        def loss(policy: Energy, beta: Array) -> tuple[Array, Metrics]:
+            total, info = alignment_loss(policy, given.behavior, noisy, obs, t, q, beta, config.objective)
+            if config.anchor:
+                best = jnp.where(q == jnp.max(q, axis=1, keepdims=True), 0.0, -jnp.inf)
+                log_weight = q / beta if config.objective == "value" else best
+                anchored = anchor_loss(policy, noisy, noise, obs, t, log_weight, anchor_key)
+                total, info = total + config.anchor * anchored, info | {"anchor_loss": anchored}
+            return total, info
 
-        return mapped(one, (0, 0))(learners, betas)
+        def one(aligner: Aligner, kl: Array | None) -> tuple[Aligner, Metrics]:
+            learner, beta = aligner.learner, jnp.exp(aligner.log_beta)
+            gradient, info = jax.grad(loss, has_aux=True)(learner.params, beta)
+            found = watch(learner.params, given.behavior, seen_action, seen, seen_obs, seen_t, seen_q, beta)
+            log_beta = aligner.log_beta if kl is None else _towards(aligner, found["kl"], kl, config.steps)
+            learner = gradient_step(learner, gradient, optimizer, config.average)
+            return Aligner(learner, log_beta), info | found | {"beta": beta}
+
+        return mapped(one, (0, None if goal.kl is None else 0))(aligners, goal.kl)
 
     return optimizer, update, draw
+
+
+def _towards(aligner: Aligner, found: Array, wanted: Array, steps: int) -> Array:
+    """The next log temperature: raised where the divergence is too large, by dual ascent.
+
+    Once the policy has had a tenth of the steps to move at all, an error decays within another tenth: slower than
+    the policy follows, fast enough to settle. What is seen of two states is noise mostly, hence the bound.
+    """
+    error = jnp.clip(found / wanted - 1.0, -1.0, 2.0)
+    return aligner.log_beta + jnp.where(aligner.learner.step > 0.1 * steps, 5.0 / steps, 0.0) * error
+
+
+def first_beta(q: Float[Array, "states k"], kl: Float[Array, " betas"]) -> Float[Array, " betas"]:
+    """The temperature of a divergence were the values of a state's actions Gaussian: `KL = var / (2 beta^2)`."""
+    return jnp.sqrt(jnp.mean(jnp.var(q, axis=1)) / (2.0 * kl))
 
 
 def train_policy(
@@ -108,8 +185,11 @@ def train_policy(
     config: AlignConfig,
     keys: PRNGKeyArray,
     session: Session | None = None,
-) -> Energy:
-    """Align a copy of each member's frozen behavior at every temperature.
+    kl: Float[Array, " betas"] | None = None,
+) -> Aligned:
+    """Align a copy of each member's frozen behavior at every temperature, or to every divergence.
+
+    One state in twenty is held out, and metrics are of those (`stages.tilt.watch`).
 
     Args:
         behavior: mu, with a leading `members` axis; it stays frozen.
@@ -120,23 +200,33 @@ def train_policy(
         config: steps, batch and learning rate.
         keys: one key a member.
         session: where to resume from and report to.
-
-    Returns:
-        pi, with leading axes `members, betas`.
+        kl: nats of `KL(pi || mu)` to reach instead; the temperatures are then found, and `betas` not looked at.
     """
     optimizer, update, draw = _step(config)
+    tilts = betas if kl is None else kl
 
-    def init(behavior: Energy) -> Learner:
-        return jax.vmap(lambda _: init_learner(behavior, optimizer))(betas)
+    def init(behavior: Energy, q: Array) -> Aligner:
+        beta = betas if kl is None else first_beta(q, kl)
+        learner = jax.vmap(lambda _: init_learner(behavior, optimizer))(tilts)
+        return Aligner(learner, jnp.log(beta))
 
-    learner = fit(
+    held_out = np.arange(obs.shape[1]) % HELD_OUT == HELD_OUT - 1
+    if not held_out.any():  # of too few states none can be spared
+        train_rows = held_rows = slice(None)
+    else:
+        train_rows, held_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def some(rows: slice | np.ndarray) -> States:
+        return obs[:, rows], candidates[:, rows], q[:, rows]
+
+    aligner = fit(
         update,
-        jax.jit(jax.vmap(init))(behavior),
-        member_data=(behavior, obs, candidates, q),
-        shared_data=betas,
+        jax.jit(jax.vmap(init))(behavior, q),
+        member_data=MemberData(behavior, some(train_rows), some(held_rows)),
+        shared_data=Goal(betas, kl),
         keys=keys,
         steps=config.steps,
         draw=draw,
         session=session,
     )
-    return learner.average
+    return Aligned(aligner.learner.average, jnp.exp(aligner.log_beta))

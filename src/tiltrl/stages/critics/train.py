@@ -14,12 +14,14 @@ from tiltrl.stages.prepare import advantage_data, one_step_data
 from tiltrl.training.loop import Session
 from tiltrl.types import Scaling, Transitions, parts
 
+CriticConfig = IQLConfig | AdvantageConfig
+
 
 def train_critic(
     transitions: Transitions,
     rows: Int[np.ndarray, " rows"],
     scaling: Scaling,
-    config: IQLConfig | AdvantageConfig,
+    config: CriticConfig,
     keys: PRNGKeyArray,
     session: Session | None = None,
 ) -> Critic:

@@ -1,0 +1,143 @@
+"""What comes of a run: its policies saved, their episodes run, and all of it written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiltrl.api import evaluate, member, policy_config, with_critic
+from tiltrl.config_io import from_json
+from tiltrl.diffusion.energy import Energy
+from tiltrl.errors import InputError
+from tiltrl.evaluation.blocks import kept_in
+from tiltrl.evaluation.report import Row
+from tiltrl.evaluation.scores import normalized_score
+from tiltrl.files import read_json, write_json
+from tiltrl.pipeline import Run
+from tiltrl.policy import Policy
+from tiltrl.results import PolicyEpisodes, write_results
+from tiltrl.runs import Stage
+
+
+def behavior_policy(run: Run, i: int, *, best_of: bool = False) -> Policy:
+    """The behavior of seed number i; with `best_of`, the best by Q of several of its actions."""
+    return _policy(run, member(run.behavior, i), i, {"stage": "behavior"}, best_of)
+
+
+def aligned_policy(run: Run, i: int, j: int, *, best_of: bool = False) -> Policy:
+    """The policy of seed number i at tilt number j; `best_of` as for the behavior."""
+    network = member(member(run.aligned.policy, i), j)
+    provenance = {
+        "stage": "align",
+        "beta": float(run.aligned.beta[i, j]),
+        "kl": run.tilts[j].kl,
+        "objective": run.preset.align.objective,
+        "label_fraction": run.config.label_fraction,
+        "rewards": run.rewards,
+    }
+    return _policy(run, network, i, provenance, best_of)
+
+
+def save_policies(run: Run) -> Path:
+    """Write every policy to `policies/`, ready to load; returns the folder of the first seed at the first tilt."""
+    folder = run.folder.path / "policies"
+    best_of = run.has_critic
+    for i, seed in enumerate(run.seeds):
+        behavior_policy(run, i, best_of=best_of).replace(candidates=1).save(folder / f"behavior-seed{seed}")
+        for j, _ in enumerate(run.tilts):
+            policy = aligned_policy(run, i, j, best_of=best_of).replace(candidates=1)
+            policy.save(folder / _folder(run, i, j))
+    return folder / _folder(run, 0, 0)
+
+
+def evaluate_policies(run: Run) -> tuple[list[Row], list[PolicyEpisodes]]:
+    """Full episodes of every policy, each seed in environments of its own; a finished policy is not run again."""
+    task = run.data.task
+    rows = [Row("data", normalized_score(run.data.returns, task)[None], logged=True)]
+    episodes: list[PolicyEpisodes] = []
+    seeds = range(len(run.seeds))
+    both = (False, True) if run.has_critic else (False,)
+    policies = {"behavior": [[behavior_policy(run, i, best_of=best) for i in seeds] for best in both]}
+    for j, tilt in enumerate(run.tilts):
+        policies[f"aligned, {tilt}"] = [[aligned_policy(run, i, j, best_of=best) for i in seeds] for best in both]
+    for name, kinds in policies.items():
+        # Without a critic the behavior's episodes depend on nothing but it.
+        of = run.policy_stage if name != "behavior" else run.critic_stage if run.has_critic else run.behavior_stage
+        stage = _evaluation_stage(run, name, of)
+        began = time.monotonic()
+        for label, members in zip((name, f"{name}, best of {run.preset.candidates}"), kinds, strict=False):
+            found = [_episodes(run, stage, label, policy, run.seeds[i]) for i, policy in enumerate(members)]
+            episodes += found
+            rows.append(Row(label, normalized_score(np.array([some.returns for some in found]), task)))
+        if not stage.done:
+            stage.finish({}, began)
+    return rows, episodes
+
+
+def write_run(run: Run, rows: list[Row], episodes: list[PolicyEpisodes], label: str) -> Path:
+    """Write `results.json`: scores and raw returns, configuration, data, trust, wall-clock, versions."""
+    path = run.folder.path / "results.json"
+    write_results(
+        path,
+        rows,
+        scores_are=label,
+        config=dataclasses.replace(run.config, rewards=run.rewards, out=None),
+        tilts=run.tilts,
+        preset=run.preset,
+        data={"fingerprint": run.data.fingerprint(), "steps": len(run.data), "episodes": len(run.data.ends)},
+        trust=run.trust if run.has_critic else [],
+        seconds=run.folder.seconds(),
+        episodes=episodes,
+    )
+    return path
+
+
+def _folder(run: Run, i: int, j: int) -> str:
+    """A policy's folder: what tilted it and how far, each named only where it is not as usual, and its seed."""
+    fraction = run.config.label_fraction
+    labels = "" if fraction == 1.0 else f"-labels{fraction:g}"
+    others = [run.config.critic, run.config.objective if run.config.objective != "value" else None]
+    named = "".join(f"-{name}" for name in others if name)
+    k = "" if run.config.k is None else f"-k{run.config.k}"
+    return f"{run.tilts[j].slug}{named}{k}{labels}-seed{run.seeds[i]}"
+
+
+def _evaluation_stage(run: Run, name: str, of: Stage) -> Stage:
+    """Where the episodes of one of a stage's policies are kept; the behavior's do not depend on any tilt."""
+    return run.folder.stage(
+        "evaluation",
+        policy=name,
+        of=of.key,
+        sampler=run.preset.sampler,
+        k=run.preset.candidates,
+        episodes=run.config.episodes,
+    )
+
+
+def _policy(run: Run, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
+    config = policy_config(run.data, run.scaling, run.preset, provenance | {"seed": run.seeds[i]})
+    policy = Policy(network, config)
+    return with_critic(policy, run.score(i), run.preset.candidates) if best_of else policy
+
+
+def _episodes(run: Run, stage: Stage, name: str, policy: Policy, seed: int) -> PolicyEpisodes:
+    """Raw returns of one policy's episodes, kept in a file of their own."""
+    label = f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}"
+    path = stage.folder / f"{label}.json"
+    if path.is_file():
+        episodes = from_json(PolicyEpisodes, read_json(path), str(path))
+        if len(episodes.returns) != run.config.episodes:
+            raise InputError(f"{path}: field returns: holds {len(episodes.returns)} episodes; {stage.redo}")
+        return episodes
+    run.reporter.start(f"evaluate {name}, seed {seed}", 1)
+    kept = kept_in(stage.folder / "parts" / label)
+    found = evaluate(policy, run.config.episodes, seed, lambda done, all: run.reporter.update(done, all, {}), kept)
+    numbers = found.returns.tolist(), found.lengths.tolist(), found.seeds.tolist()
+    episodes = PolicyEpisodes(name, seed, *map(tuple, numbers))
+    write_json(path, episodes)
+    return episodes

@@ -1,0 +1,80 @@
+"""How far a policy has been tilted from its behavior, and whether the tilt does what was asked."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tiltrl.diffusion.energy import Energy, noise_prediction
+from tiltrl.diffusion.schedule import T_MIN, log_snr_rate
+
+AT_BOUND = 0.999
+"""From here on an action of the unit box counts as clipped."""
+
+
+def kl_rate(
+    policy: Energy,
+    behavior: Energy,
+    noisy: Float[Array, "*batch act"],
+    obs: Float[Array, "*#batch obs"],
+    t: Float[Array, "*#batch"],
+) -> Float[Array, "*batch"]:
+    """What one diffused action of the policy adds to `KL(pi || mu)`, in nats per unit of t.
+
+    The divergence of two diffusions is `KL = int |d lambda_t / dt| E_pi ||eps_pi - eps_mu||^2 dt` (Girsanov; Kingma et
+    al. 2021, *Variational Diffusion Models*, has the same integral). So the mean over `t ~ U[T_MIN, 1]` and `a_t ~
+    pi_t`, times `1 - T_MIN`, is the divergence. It needs no constant of the energies.
+    """
+    difference = noise_prediction(policy, noisy, obs, t) - noise_prediction(behavior, noisy, obs, t)
+    return -log_snr_rate(t) * jnp.sum(difference**2, axis=-1)
+
+
+def watch(
+    policy: Energy,
+    behavior: Energy,
+    action: Float[Array, "batch k act"],
+    noisy: Float[Array, "batch k act"],
+    obs: Float[Array, "batch obs"],
+    t: Float[Array, " batch"],
+    q: Float[Array, "batch k"],
+    beta: Float[Array, ""] | float,
+) -> dict[str, Float[Array, ""]]:
+    """What the tilt does to candidates it was not trained on.
+
+    Returns:
+        `accuracy`: share of states whose most valued candidate is also the most tilted one. `margin`: by how much the
+        implied value `beta (f_pi - f_mu)` of the most valued exceeds the others' mean, in units of q.
+        `kl`: estimate of `KL(pi || mu)` in nats. `effective_candidates`: `1 / sum w^2` of the weights `w` that the
+        policy gives the K diffused candidates; near 1, it sees but one. `drift_chosen` and `drift_rejected`:
+        `f_pi - f_mu` of the most valued candidate, and of the others; should both fall, the energy leaves the
+        candidates for other actions. `clipped`: share of the policy's action components that lie at a bound.
+
+    Args:
+        policy: pi.
+        behavior: mu.
+        action: candidates in the unit box.
+        noisy: the same, diffused to t.
+        obs: their states.
+        t: one time a state, uniform in [T_MIN, 1].
+        q: the candidates' values.
+        beta: temperature.
+    """
+    where = noisy, obs[:, None], t[:, None]
+    log_ratio = policy(*where) - behavior(*where)
+    weights = jax.nn.softmax(log_ratio)
+    best = jax.nn.one_hot(jnp.argmax(q, axis=1), q.shape[1])
+    chosen = jnp.sum(best * log_ratio, axis=1)
+    rejected = (jnp.sum(log_ratio, axis=1) - chosen) / (q.shape[1] - 1)
+    clipped = jnp.mean((jnp.abs(action) >= AT_BOUND).astype(jnp.float32), axis=-1)
+    found = {
+        "accuracy": (jnp.argmax(q, axis=1) == jnp.argmax(log_ratio, axis=1)).astype(jnp.float32),
+        "margin": beta * (chosen - rejected),
+        # The policy's own diffused actions, as the behavior's with weights.
+        "kl": (1.0 - T_MIN) * jnp.sum(weights * kl_rate(policy, behavior, *where), axis=1),
+        "effective_candidates": 1.0 / jnp.sum(weights**2, axis=1),
+        "drift_chosen": chosen,
+        "drift_rejected": rejected,
+        "clipped": jnp.sum(weights * clipped, axis=1),
+    }
+    return {name: jnp.mean(value) for name, value in found.items()}

@@ -146,7 +146,8 @@ class Run:
                 score = self._unchecked(critics, i)
                 with self._parts(self.critic_stage, i) as kept:
                     checks.append(check_score(score, member(behavior, i), held_out, self.preset, kept, self._progress))
-            return {"trust": checks}
+            # With what it was asked for, so that `tiltrl critic check` needs only the folder.
+            return {"trust": checks, "options": dataclasses.replace(self.config, out=None)}
 
         task = self.data.task
         like = self._stacked_like(

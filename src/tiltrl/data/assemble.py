@@ -86,12 +86,7 @@ def assemble(
     if not steps:
         raise InputError(f"{where}: holds no steps; at least one episode of two is needed")
 
-    with np.errstate(over="ignore"):
-        low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
-    if not np.isfinite([low, high]).all():
-        bounds = f"{task.action_low} to {task.action_high}"
-        raise InputError(f"{where}: the action space is {bounds}; finite float32 numbers are needed")
-    slack = _ACTION_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
+    low, high, slack = action_bounds(task, where)
     outside = (arrays["action"] < low - slack) | (arrays["action"] > high + slack)
     bounds = f"the action space is {task.action_low} to {task.action_high}"
     _refuse(outside, arrays["action"], "action", called, where, locate, bounds)
@@ -109,6 +104,20 @@ def assemble(
     if not len(arrays["reward"]):
         raise InputError(f"{where}: no episode has a second step; sequences of steps are needed, not single ones")
     return Transitions(**arrays, task=task)
+
+
+def action_bounds(task: Task, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest action in float32, and by how much rounding may exceed them.
+
+    Raises:
+        InputError: the action space is not bounded by float32 numbers.
+    """
+    with np.errstate(over="ignore"):
+        low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
+    if not np.isfinite([low, high]).all():
+        bounds = f"{task.action_low} to {task.action_high}"
+        raise InputError(f"{where}: the action space is {bounds}; finite float32 numbers are needed")
+    return low, high, _ACTION_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
 
 
 def _with_next_obs(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -127,8 +127,12 @@ def fit_critic(
     energy = behavior.diffusion
     whole, rows, held_out = split_for_critic(data, preset, rewards)
     scaling = behavior.config.scaling
-    critics = train_critic(whole, rows, scaling, preset.critic, stage_key(seed, "critic")[None])
-    score = CriticScore(member(critics, 0), preset.critic.shape, scaling, preset.annotate.pessimism)
+
+    def actions(obs: np.ndarray, k: int) -> np.ndarray:
+        return sample_candidates(energy, obs, k, preset.sampler, stage_key(seed, "support"))[None]
+
+    critics = train_critic(whole, rows, scaling, preset.critic, actions, stage_key(seed, "critic")[None])
+    score = CriticScore(member(critics, 0), preset.critic.shape, scaling, preset.critic.score_pessimism)
     return dataclasses.replace(score, check=check_score(score, energy, held_out, preset))
 
 

@@ -34,7 +34,7 @@ from tiltrl.results import describe_trust
 from tiltrl.runs import RunFolder, Stage
 from tiltrl.serialization import save_arrays
 from tiltrl.stages.align import Aligned, train_policy
-from tiltrl.stages.annotate import choose_states, make_candidates
+from tiltrl.stages.annotate import choose_states, make_candidates, sample_candidates
 from tiltrl.stages.behavior import train_behavior
 from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.networks import Critic, init_critic
@@ -125,7 +125,6 @@ class Run:
             config=self.preset.critic,
             rewards=self.rewards,
             held_out=self.preset.held_out,
-            pessimism=self.preset.annotate.pessimism,
             sampler=self.preset.sampler,
             behavior=self.behavior_stage.key,
         )
@@ -137,7 +136,9 @@ class Run:
         behavior = self.behavior
 
         def train(session: Session) -> Critic:
-            return train_critic(data, rows, self.scaling, self.preset.critic, self._keys("critic"), session)
+            return train_critic(
+                data, rows, self.scaling, self.preset.critic, self._behavior_actions, self._keys("critic"), session
+            )
 
         def check(critics: Critic) -> dict[str, Any]:
             checks = []
@@ -266,16 +267,32 @@ class Run:
     def _progress(self, done: int, total: int) -> None:
         self.reporter.update(done, total, {})
 
-    def _parts(self, stage: Stage, i: int) -> KeptRows:
-        """Where a stage keeps the actions it has drawn for seed number i."""
-        return KeptRows(stage.folder / "parts" / f"seed{self.seeds[i]}", self.reporter.say, self.saving.every)
+    def _parts(self, stage: Stage, i: int, name: str = "") -> KeptRows:
+        """Where a stage keeps the actions it has drawn for seed number i; `name` tells several of its samples apart."""
+        return KeptRows(stage.folder / "parts" / f"{name}seed{self.seeds[i]}", self.reporter.say, self.saving.every)
+
+    def _behavior_actions(self, obs: np.ndarray, k: int) -> np.ndarray:
+        """What the behavior of each seed would do, kept by the critic's stage until it is finished."""
+        found = []
+        for i, seed in enumerate(self.seeds):
+            self.reporter.start(f"actions at next states, seed {seed}", len(obs))
+            energy, key = member(self.behavior, i), stage_key(seed, "support")
+            with self._parts(self.critic_stage, i, "next-") as kept:
+                drawn = sample_candidates(
+                    energy, obs, k, self.preset.sampler, key, kept=kept, on_progress=self._progress
+                )
+            found.append(drawn)
+        self.reporter.start(self.critic_stage.name, self.preset.critic.steps)
+        return np.stack(found)
 
     def score(self, i: int) -> CriticScore:
         """The critic of seed number i, with what its check found."""
         return dataclasses.replace(self._unchecked(self.critic, i), check=self.trust[i])
 
     def _unchecked(self, critics: Critic, i: int) -> CriticScore:
-        return CriticScore(member(critics, i), self.preset.critic.shape, self.scaling, self.preset.annotate.pessimism)
+        return CriticScore(
+            member(critics, i), self.preset.critic.shape, self.scaling, self.preset.critic.score_pessimism
+        )
 
     def _energy_like(self) -> Any:
         task, network = self.data.task, self.preset.behavior.network

@@ -13,10 +13,11 @@ from tiltrl.stages.annotate import AnnotateConfig, SamplerConfig
 from tiltrl.stages.behavior import BehaviorConfig
 from tiltrl.stages.critics.advantage import AdvantageConfig
 from tiltrl.stages.critics.iql import IQLConfig
+from tiltrl.stages.critics.softmax import SoftmaxConfig
 from tiltrl.stages.critics.train import CriticConfig
 
 PresetName = Literal["fast", "paper"]
-CriticName = Literal["advantage", "iql"]
+CriticName = Literal["advantage", "iql", "softmax", "ensemble"]
 Config = TypeVar("Config", bound=Any)
 MOST_CANDIDATES = 1024
 
@@ -90,12 +91,19 @@ FAST = Preset(
 
 PRESETS: dict[PresetName, Preset] = {"fast": FAST, "paper": PAPER}
 
+ENSEMBLE = IQLConfig(ensemble=10, independent=True, layer_norm=True, score_pessimism=1.0)
+"""Ten critics that hear nothing of each other, valued by a lower bound."""
+
 CRITICS: dict[PresetName, dict[CriticName, CriticConfig]] = {
     "fast": {
         "advantage": FAST.critic,
         "iql": IQLConfig(steps=30_000, learning_rate=1e-3, cosine=True),
+        "softmax": SoftmaxConfig(
+            steps=15_000, learning_rate=1e-3, cosine=True, depth=2, layer_norm=True, k=8, rows=200_000
+        ),
+        "ensemble": replace(ENSEMBLE, steps=15_000, learning_rate=1e-3, cosine=True, width=128),
     },
-    "paper": {"advantage": AdvantageConfig(), "iql": PAPER.critic},
+    "paper": {"advantage": AdvantageConfig(), "iql": PAPER.critic, "softmax": SoftmaxConfig(), "ensemble": ENSEMBLE},
 }
 """Every critic at each preset's scale, by its name on the command line."""
 

@@ -22,7 +22,7 @@ from tiltrl.presets import PresetName, preset_named
 from tiltrl.stages.align import train_policy
 from tiltrl.stages.annotate import sample_candidates
 from tiltrl.stages.behavior import train_behavior
-from tiltrl.stages.critics.advantage import Steps, train_advantage
+from tiltrl.stages.critics.advantage import AdvantageConfig, Steps, train_advantage
 from tiltrl.stages.critics.iql import Batch, IQLConfig, train_iql
 from tiltrl.stages.critics.networks import init_critic
 from tiltrl.training.loop import Quiet, Session
@@ -121,7 +121,7 @@ def critic_work(preset: PresetName) -> Work:
     """The preset's own critic: IQL or the advantage critic."""
     given = preset_named(preset)
     config = replace(given.critic, steps=ENDLESS)
-    iql = isinstance(config, IQLConfig)
+    assert isinstance(config, IQLConfig | AdvantageConfig), "no preset comes with another"
 
     def train(session: Session) -> None:
         data = made_up(given.annotate.k)
@@ -135,6 +135,7 @@ def critic_work(preset: PresetName) -> Work:
             steps = Steps(obs, action, reward, next_obs, discount, reward, discount, next_obs, episode)
             train_advantage(steps, EPISODES, config, _keys(), session)
 
+    iql = isinstance(config, IQLConfig)
     cost = counts.iql_step(config, OBS, ACT) if iql else counts.advantage_step(config, OBS, ACT)
     return Work("critic", preset, cost, config.batch, _until_enough(train))
 

@@ -50,7 +50,6 @@ class AnnotateConfig:
     states: int | None = None  # states drawn from the data; None: all of them
     normalize: bool = False
     scale: float = 3.0  # factor on Q where it is not normalized; the release multiplies by 3 (Eq. 14 does not)
-    pessimism: float = 1.0  # ensemble deviations taken off Q; 1 with twin networks is their minimum
 
 
 def sample_actions(

@@ -7,8 +7,8 @@ from typing import Literal
 import jax
 from jaxtyping import PRNGKeyArray
 
-Purpose = Literal["behavior", "critic", "candidates", "align", "act", "distill"]
-_PURPOSES: tuple[Purpose, ...] = ("behavior", "critic", "candidates", "align", "act", "distill")
+Purpose = Literal["behavior", "critic", "candidates", "align", "act", "distill", "support"]
+_PURPOSES: tuple[Purpose, ...] = ("behavior", "critic", "candidates", "align", "act", "distill", "support")
 
 
 def stage_key(seed: int, purpose: Purpose) -> PRNGKeyArray:

@@ -16,6 +16,7 @@ from tiltrl.errors import InputError
 from tiltrl.stages.behavior import Pairs
 from tiltrl.stages.critics.advantage import AdvantageConfig, Steps, n_step
 from tiltrl.stages.critics.iql import Batch
+from tiltrl.stages.critics.softmax import Numbered
 from tiltrl.training.stream import Prepare, Stream, on_device
 from tiltrl.types import Scaling, Transitions, read
 
@@ -59,6 +60,19 @@ def one_step_data(
         discount: of what follows a step that did not end the task.
     """
     return on_device(_one_step(transitions, rows, scaling, discount), len(rows))
+
+
+def numbered_data(
+    transitions: Transitions, rows: Int[np.ndarray, " rows"], scaling: Scaling, discount: float
+) -> Numbered | Stream[Numbered]:
+    """The same, each with its place among the chosen, for what is kept of every one beside them."""
+    one_step = _one_step(transitions, rows, scaling, discount)
+
+    def prepare(start: int, stop: int) -> Numbered:
+        row: Any = np.arange(start, stop, dtype=np.int32)
+        return Numbered(one_step(start, stop), row)
+
+    return on_device(prepare, len(rows))
 
 
 def advantage_data(

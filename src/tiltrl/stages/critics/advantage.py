@@ -44,6 +44,7 @@ class AdvantageConfig:
     pessimism: float = 5.0  # standard deviations of the V ensemble taken off its mean
     discount: float = 0.99
     polyak: float = 0.005  # how far the target networks move each step
+    score_pessimism: float = 1.0  # deviations of the advantage networks taken off their mean; of two: their minimum
 
     @property
     def shape(self) -> CriticShape:

@@ -33,15 +33,24 @@ class IQLConfig:
     width: int = 256
     depth: int = 2
     layer_norm: bool = False
-    ensemble: int = 2  # Q networks; the target is the least of them
+    ensemble: int = 2  # Q networks
+    independent: bool = False  # each Q network has a V network and targets of its own; else all hear the least of them
     expectile: float = 0.7  # 0.9 for antmaze
     discount: float = 0.99
     polyak: float = 0.005  # how far the target networks move each step
+    score_pessimism: float = 1.0  # deviations of the Q networks taken off their mean; of two: their minimum
 
     @property
     def shape(self) -> CriticShape:
         """Shape of the networks."""
-        return CriticShape(self.width, self.depth, self.layer_norm, self.ensemble, 1, dueling=False)
+        return CriticShape(
+            self.width,
+            self.depth,
+            self.layer_norm,
+            self.ensemble,
+            self.ensemble if self.independent else 1,
+            dueling=False,
+        )
 
 
 class IQLState(NamedTuple):
@@ -64,17 +73,22 @@ class Batch(NamedTuple):
 
 
 def iql_losses(
-    q: MLP, v: MLP, target: MLP, batch: Batch, expectile: float
+    q: MLP, v: MLP, target: MLP, batch: Batch, expectile: float, *, independent: bool = False
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Sum of the V loss and the Q loss; each has gradients in its own networks only (IQL, Eq. 5 and 6)."""
+    """Sum of the V loss and the Q loss; each has gradients in its own networks only (IQL, Eq. 5 and 6).
+
+    `independent` networks hear of no other: V number i follows Q number i, and Q number i V number i, so that how far
+    they differ says how little the data decides (MSG, Ghasemipour et al. 2022, arXiv 2205.13703).
+    """
     x = join(batch.obs, batch.action)
-    q_target = jnp.min(apply_ensemble(target, x), axis=1)
-    v_here = apply_ensemble(v, batch.obs)[:, 0]
-    v_loss = jnp.mean(losses.expectile(jax.lax.stop_gradient(q_target) - v_here, expectile))
-    v_next = apply_ensemble(v, batch.next_obs)[:, 0]
-    q_goal = jax.lax.stop_gradient(batch.reward + batch.discount * v_next)
+    q_target = apply_ensemble(target, x)
+    heard = q_target if independent else jnp.min(q_target, axis=1, keepdims=True)
+    v_here = apply_ensemble(v, batch.obs)
+    v_loss = jnp.mean(losses.expectile(jax.lax.stop_gradient(heard) - v_here, expectile))
+    v_next = apply_ensemble(v, batch.next_obs)
+    q_goal = jax.lax.stop_gradient(batch.reward[:, None] + batch.discount[:, None] * v_next)
     # Mean, not sum, over the networks: the release's scale, which Adam does not see.
-    q_loss = jnp.mean((apply_ensemble(q, x) - q_goal[:, None]) ** 2)
+    q_loss = jnp.mean((apply_ensemble(q, x) - q_goal) ** 2)
     return v_loss + q_loss, {"v_loss": v_loss, "q_loss": q_loss, "v": jnp.mean(v_here)}
 
 
@@ -84,7 +98,7 @@ def iql_step(
     """One Adam step of Q and V on one batch, then one Polyak step of the target."""
 
     def loss(networks: tuple[MLP, MLP]) -> tuple[Array, dict[str, Array]]:
-        return iql_losses(*networks, state.target, batch, config.expectile)
+        return iql_losses(*networks, state.target, batch, config.expectile, independent=config.independent)
 
     gradient, info = jax.grad(loss, has_aux=True)((state.q, state.v))
     (q, v), opt_state = optimizer_step(optimizer, gradient, state.opt_state, (state.q, state.v))

@@ -10,11 +10,12 @@ from tiltrl.stages.critics.check import TrustCheck, check_critic
 from tiltrl.stages.critics.iql import IQLConfig, train_iql
 from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.critics.score import CriticScore
-from tiltrl.stages.prepare import advantage_data, one_step_data
+from tiltrl.stages.critics.softmax import BehaviorActions, SoftmaxConfig, supported_rows, train_softmax
+from tiltrl.stages.prepare import advantage_data, numbered_data, one_step_data
 from tiltrl.training.loop import Session
-from tiltrl.types import Scaling, Transitions, parts
+from tiltrl.types import Scaling, Transitions, parts, read
 
-CriticConfig = IQLConfig | AdvantageConfig
+CriticConfig = IQLConfig | AdvantageConfig | SoftmaxConfig
 
 
 def train_critic(
@@ -22,6 +23,7 @@ def train_critic(
     rows: Int[np.ndarray, " rows"],
     scaling: Scaling,
     config: CriticConfig,
+    behavior: BehaviorActions,
     keys: PRNGKeyArray,
     session: Session | None = None,
 ) -> Critic:
@@ -32,11 +34,16 @@ def train_critic(
         rows: those to train on: the steps of whole episodes, ascending.
         scaling: between the environment's units and the networks'.
         config: kind and settings.
+        behavior: called by those critics that ask what the behavior would do.
         keys: one key a member.
         session: where to resume from and report to.
     """
     if isinstance(config, IQLConfig):
         return train_iql(one_step_data(transitions, rows, scaling, config.discount), config, keys, session)
+    if isinstance(config, SoftmaxConfig):
+        some = supported_rows(rows, config)
+        actions = behavior(scaling.normalize_obs(read(transitions.next_obs, some)), config.k)
+        return train_softmax(numbered_data(transitions, some, scaling, config.discount), actions, config, keys, session)
     episodes = int(np.count_nonzero((transitions.terminal | transitions.timeout)[rows]))
     return train_advantage(advantage_data(transitions, rows, scaling, config), episodes, config, keys, session)
 

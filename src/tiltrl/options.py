@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from tiltrl import losses
+from tiltrl.data.preferences import Contradictions
 from tiltrl.data.registry import RewardsOption
 from tiltrl.errors import InputError
 from tiltrl.files import slug
@@ -31,9 +32,13 @@ class RunConfig:
     """Instead of --beta: how far to go from the behavior, in nats of KL(pi || mu) a state. The run finds the beta."""
     critic: CriticName | None = None
     """What values the actions, see docs/critics.md. Default: the preset's."""
-    objective: losses.Objective = "value"
+    objective: losses.Objective | None = None
     """What the policy agrees with: the candidates' values (`value`), only which is best (`preference`), or that in
-    pairs (`dpo`)."""
+    pairs (`dpo`). Default: `value`, or `preference` where --preferences are given."""
+    preferences: Path | None = None
+    """Instead of a critic: a .csv, .parquet or .npz file of which actions people preferred (docs/preferences.md)."""
+    contradictions: Contradictions = "keep"
+    """What becomes of answers in it that another one contradicts."""
     k: int | None = None
     """Candidate actions a state. Default: the preset's."""
     seeds: int = 1
@@ -68,6 +73,29 @@ class RunConfig:
         if not 0 <= self.recover <= 20:
             raise InputError(f"recover = {self.recover}; it must lie in 0 to 20")
         return Saving(self.save_every, self.recover)
+
+    @property
+    def agreed(self) -> losses.Objective:
+        """What the policy agrees with.
+
+        Raises:
+            InputError: preferences are given, and an option that only values have a use for.
+        """
+        if self.preferences is None:
+            return self.objective or "value"
+        of_values = {
+            "objective": self.objective if self.objective == "value" else None,
+            "critic": self.critic,
+            "k": self.k,
+            "label_fraction": self.label_fraction if self.label_fraction != 1.0 else None,
+        }
+        for name, value in of_values.items():
+            if value is not None:
+                raise InputError(
+                    f"{name} = {value}: preferences have no values, and bring their own states and actions; leave it "
+                    "out, or --preferences"
+                )
+        return self.objective or "preference"
 
     @property
     def folder(self) -> Path:

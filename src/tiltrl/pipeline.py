@@ -22,6 +22,7 @@ from tiltrl.api import (
 )
 from tiltrl.config_io import from_json
 from tiltrl.data import load
+from tiltrl.data.preferences import Preferences, read_preferences
 from tiltrl.data.registry import RewardsName
 from tiltrl.data.transforms import rewards_for
 from tiltrl.diffusion.energy import Energy
@@ -67,7 +68,7 @@ class Run:
                 raise InputError(f"{name} = {getattr(config, name)}; it must lie in {least} to {most}")
         self.config = config
         self.reporter = reporter
-        self.preset: Preset = chosen(config.preset, config.budget, config.critic, config.objective, config.k)
+        self.preset: Preset = chosen(config.preset, config.budget, config.critic, config.agreed, config.k)
         self.tilts: tuple[Tilt, ...] = tilts(config.beta or (() if config.kl else self.preset.betas), config.kl)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
         self.saving = config.saving
@@ -75,8 +76,14 @@ class Run:
         if self.data.task.env_spec is not None:
             check_environment(self.data.task)
         self.rewards: RewardsName = rewards_for(self.data.task, config.rewards)
+        if rewards and config.preferences is not None:
+            raise InputError(f"preferences = {config.preferences}: no critic is made of these; use align or run")
         if rewards:
             _ = self.split
+        self.preferences: Preferences | None = None
+        if config.preferences is not None:
+            self.preferences = read_preferences(config.preferences, self.data.task, config.contradictions)
+            reporter.say(self.preferences.describe())
         identity = {
             "dataset": config.dataset,
             "fingerprint": self.data.fingerprint(),
@@ -167,7 +174,11 @@ class Run:
 
     @cached_property
     def candidates_stage(self) -> Stage:
-        """Where the candidates live."""
+        """Where the candidates live; those of preferences are in the file."""
+        if self.preferences is not None:
+            return self.folder.stage(
+                "candidates", preferences=self.preferences.digest, behavior=self.behavior_stage.key
+            )
         return self.folder.stage(
             "candidates",
             config=self.preset.annotate,
@@ -180,6 +191,9 @@ class Run:
     def candidates(self) -> Candidates:
         """States, actions and their values in units of beta, with a leading axis of seeds."""
         stage, seeds, config = self.candidates_stage, self.seeds, self.preset.annotate
+        if self.preferences is not None:
+            given = self.preferences.candidates()
+            return Candidates(*(np.stack([array] * len(seeds)) for array in (given.obs, given.action, given.q)))
         chosen = [choose_states(len(self.data), self.config.label_fraction, config, seed) for seed in seeds]
         states, act = len(chosen[0]), self.data.task.act_dim
         shapes = {
@@ -253,7 +267,7 @@ class Run:
     @property
     def has_critic(self) -> bool:
         """Whether actions can be chosen among by value."""
-        return True
+        return self.preferences is None
 
     @property
     def seeds(self) -> list[int]:

@@ -22,6 +22,7 @@ from tiltrl.pipeline import Run
 from tiltrl.policy import Policy
 from tiltrl.results import PolicyEpisodes, write_results
 from tiltrl.runs import Stage
+from tiltrl.stages.align import agreement, is_held_out
 
 
 def behavior_policy(run: Run, i: int, *, best_of: bool = False) -> Policy:
@@ -37,9 +38,11 @@ def aligned_policy(run: Run, i: int, j: int, *, best_of: bool = False) -> Policy
         "beta": float(run.aligned.beta[i, j]),
         "kl": run.tilts[j].kl,
         "objective": run.preset.align.objective,
-        "label_fraction": run.config.label_fraction,
-        "rewards": run.rewards,
     }
+    if run.preferences is None:
+        provenance |= {"label_fraction": run.config.label_fraction, "rewards": run.rewards}
+    else:
+        provenance |= {"preferences": run.preferences.digest, "answers": len(run.preferences)}
     return _policy(run, network, i, provenance, best_of)
 
 
@@ -52,6 +55,8 @@ def save_policies(run: Run) -> Path:
         for j, _ in enumerate(run.tilts):
             policy = aligned_policy(run, i, j, best_of=best_of).replace(candidates=1)
             policy.save(folder / _folder(run, i, j))
+    if run.preferences is not None:
+        _tell_agreement(run)
     return folder / _folder(run, 0, 0)
 
 
@@ -97,11 +102,32 @@ def write_run(run: Run, rows: list[Row], episodes: list[PolicyEpisodes], label: 
     return path
 
 
+def _tell_agreement(run: Run) -> None:
+    """How often the policies side with the people on questions that they did not learn from."""
+    given = run.candidates
+    rows = np.flatnonzero(is_held_out(given.q.shape[1]))
+    if not len(rows):
+        run.reporter.say(f"held-out accuracy: not known, as none of {given.q.shape[1]} questions could be spared")
+        return
+    obs, action, q = given.obs[0, rows], given.action[0, rows], given.q[0, rows]
+    normalized, unit = run.scaling.normalize_obs(obs), run.scaling.to_unit(action)
+    for j, tilt in enumerate(run.tilts):
+        policies = [member(member(run.aligned.policy, i), j) for i in range(len(run.seeds))]
+        shares = [float(agreement(p, member(run.behavior, i), normalized, unit, q)) for i, p in enumerate(policies)]
+        run.reporter.say(
+            f"held-out accuracy, {tilt}: {np.mean(shares):.0%} of {len(rows)} questions that it did not learn from "
+            f"(by chance {1 / q.shape[1]:.0%})"
+        )
+
+
 def _folder(run: Run, i: int, j: int) -> str:
     """A policy's folder: what tilted it and how far, each named only where it is not as usual, and its seed."""
     fraction = run.config.label_fraction
     labels = "" if fraction == 1.0 else f"-labels{fraction:g}"
-    others = [run.config.critic, run.config.objective if run.config.objective != "value" else None]
+    given = None if run.preferences is None else "preferences"
+    usual = "value" if run.preferences is None else "preference"
+    objective = run.preset.align.objective
+    others = [run.config.critic, given, objective if objective != usual else None]
     named = "".join(f"-{name}" for name in others if name)
     k = "" if run.config.k is None else f"-k{run.config.k}"
     return f"{run.tilts[j].slug}{named}{k}{labels}-seed{run.seeds[i]}"

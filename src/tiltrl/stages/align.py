@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy, noise_prediction
-from tiltrl.diffusion.schedule import TimeLaw, diffuse, random_times
+from tiltrl.diffusion.schedule import T_MIN, TimeLaw, diffuse, random_times
 from tiltrl.stages.tilt import watch
 from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, mapped, random_rows
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
@@ -171,6 +171,32 @@ def _towards(aligner: Aligner, found: Array, wanted: Array, steps: int) -> Array
     return aligner.log_beta + jnp.where(aligner.learner.step > 0.1 * steps, 5.0 / steps, 0.0) * error
 
 
+def is_held_out(states: int) -> Bool[np.ndarray, " states"]:
+    """Which states alignment does not learn from."""
+    return np.arange(states) % HELD_OUT == HELD_OUT - 1
+
+
+@jax.jit
+def agreement(
+    policy: Energy,
+    behavior: Energy,
+    obs: Float[Array, "states obs"],
+    candidates: Float[Array, "states k act"],
+    q: Float[Array, "states k"],
+) -> Float[Array, ""]:
+    """Share of states at which the policy raised the density of the most valued candidate above all others'.
+
+    Args:
+        policy: pi.
+        behavior: mu.
+        obs: normalized observations.
+        candidates: actions in the unit box, which are looked at undiffused.
+        q: their values.
+    """
+    where = candidates, obs[:, None], jnp.asarray(T_MIN)
+    return jnp.mean(jnp.argmax(policy(*where) - behavior(*where), axis=1) == jnp.argmax(q, axis=1))
+
+
 def first_beta(q: Float[Array, "states k"], kl: Float[Array, " betas"]) -> Float[Array, " betas"]:
     """The temperature of a divergence were the values of a state's actions Gaussian: `KL = var / (2 beta^2)`."""
     return jnp.sqrt(jnp.mean(jnp.var(q, axis=1)) / (2.0 * kl))
@@ -210,7 +236,7 @@ def train_policy(
         learner = jax.vmap(lambda _: init_learner(behavior, optimizer))(tilts)
         return Aligner(learner, jnp.log(beta))
 
-    held_out = np.arange(obs.shape[1]) % HELD_OUT == HELD_OUT - 1
+    held_out = is_held_out(obs.shape[1])
     if not held_out.any():  # of too few states none can be spared
         train_rows = held_rows = slice(None)
     else:

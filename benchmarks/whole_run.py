@@ -22,7 +22,7 @@ from tiltrl.bench.machine import machine_facts
 from tiltrl.files import write_json
 from tiltrl.presets import PresetName, check_budget
 
-STAGES = ("behavior", "critic", "annotate", "align", "run")
+STAGES = ("behavior", "critic train", "annotate", "align", "run")
 console = Console(markup=False, emoji=False)
 
 
@@ -51,7 +51,7 @@ def main(options: Options) -> None:
             asked = ["--preset", options.preset, "--budget", str(options.budget), "--out", f"{folder}/run"]
             began = time.perf_counter()
             # What it says of its progress goes to the terminal.
-            subprocess.run([sys.executable, "-m", "tiltrl", stage, "demo", *asked], check=True)
+            subprocess.run([sys.executable, "-m", "tiltrl", *stage.split(), "demo", *asked], check=True)
             seconds[stage] = time.perf_counter() - began
             console.print(f"{stage}: {seconds[stage]:.0f} s")
     console.print(f"in all: {sum(seconds.values()) / 60:.1f} minutes")

@@ -18,8 +18,10 @@ from tiltrl.bandit.options import BanditOptions
 from tiltrl.bench.options import BenchOptions
 from tiltrl.bench.report import print_bench, print_changes
 from tiltrl.bench.run import run_bench
+from tiltrl.cli_critic import critic
 from tiltrl.cli_data import data
 from tiltrl.cli_parse import parse
+from tiltrl.cli_preferences import preferences
 from tiltrl.config_io import from_json
 from tiltrl.distillation import Distillation, DistillOptions
 from tiltrl.errors import InputError
@@ -51,7 +53,7 @@ def run(config: Options) -> None:
     Stages that are done are reused: the same command again, or with another --beta, trains only what is missing.
     """
     with LiveProgress(console) as progress:
-        run = Run(config, progress)
+        run = Run(config, progress, rewards=config.preferences is None)
         policy = save_policies(run)
         if run.data.task.env_spec is None:
             progress.say(
@@ -87,14 +89,6 @@ def behavior(config: Options, hosts: Annotated[Hosts, tyro.conf.arg(name="")]) -
     console.print(f"behavior {where}", soft_wrap=True)
 
 
-def critic(config: Options) -> None:
-    """Fit the critic and check on held-out episodes whether it can be trusted."""
-    with LiveProgress(console) as progress:
-        run = Run(config, progress)
-        _ = run.critic
-    console.print(f"critic in {run.critic_stage.folder}", soft_wrap=True)
-
-
 def annotate(config: Options) -> None:
     """Sample candidate actions from the behavior and value them with the critic."""
     with LiveProgress(console) as progress:
@@ -104,9 +98,9 @@ def annotate(config: Options) -> None:
 
 
 def align(config: Options) -> None:
-    """Tilt the behavior towards the critic, at every --beta; writes policies that can be loaded."""
+    """Tilt the behavior towards the critic, or to --preferences, at every --beta; writes policies to load."""
     with LiveProgress(console) as progress:
-        run = Run(config, progress)
+        run = Run(config, progress, rewards=config.preferences is None)
         policy = save_policies(run)
     console.print(f"policies in {policy.parent}", soft_wrap=True)
 
@@ -267,7 +261,10 @@ def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
 def main() -> None:
     """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
     job = parse(
-        {f.__name__: f for f in (run, behavior, critic, annotate, align, distill, evaluate, data, bandit, bench)},
+        {
+            f.__name__: f
+            for f in (run, behavior, critic, annotate, align, distill, evaluate, data, preferences, bandit, bench)
+        },
         prog="tiltrl",
         description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",
     )

@@ -114,8 +114,8 @@ TYPED: list[tuple[list[str], str]] = [
 ]
 TYPED += [(["run", "demo", option, value], "") for option, values in OF_A_RUN.items() for value in values]
 TYPED += [
-    ([command, "demo", option, values[0]], "")
-    for command in ("behavior", "critic", "annotate", "align")
+    ([*command.split(), "demo", option, values[0]], "")
+    for command in ("behavior", "critic train", "annotate", "align")
     for option, values in OF_A_RUN.items()
 ]
 TYPED += [(["bandit", option, value], "") for option, values in OF_BANDITS.items() for value in values]

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tiltrl.api import align, distill, evaluate, fit_behavior, fit_critic
+    from tiltrl.api import align, align_preferences, distill, evaluate, fit_behavior, fit_critic
     from tiltrl.data import from_arrays, load
+    from tiltrl.data.preferences import Preferences, from_pairs, read_preferences
     from tiltrl.errors import InputError
     from tiltrl.policy import Policy, load_policy, log_ratio
     from tiltrl.presets import FAST, PAPER
@@ -20,17 +21,21 @@ __all__ = [
     "Candidates",
     "InputError",
     "Policy",
+    "Preferences",
     "Task",
     "Transitions",
     "align",
+    "align_preferences",
     "distill",
     "evaluate",
     "fit_behavior",
     "fit_critic",
     "from_arrays",
+    "from_pairs",
     "load",
     "load_policy",
     "log_ratio",
+    "read_preferences",
 ]
 
 # Where each name lives. They are imported when they are first asked for: JAX takes a second to import, and whoever
@@ -38,8 +43,9 @@ __all__ = [
 _HOMES = {
     name: f"tiltrl.{module}"
     for module, names in {
-        "api": ("align", "distill", "evaluate", "fit_behavior", "fit_critic"),
+        "api": ("align", "align_preferences", "distill", "evaluate", "fit_behavior", "fit_critic"),
         "data": ("from_arrays", "load"),
+        "data.preferences": ("Preferences", "from_pairs", "read_preferences"),
         "errors": ("InputError",),
         "policy": ("Policy", "load_policy", "log_ratio"),
         "presets": ("FAST", "PAPER"),

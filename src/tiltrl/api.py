@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from tiltrl.data.preferences import Preferences
 from tiltrl.data.registry import RewardsOption
 from tiltrl.data.transforms import rewards_for, scale_rewards, split_episodes
 from tiltrl.diffusion.energy import Energy
@@ -23,7 +24,7 @@ from tiltrl.errors import InputError
 from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, Kept, anew, joined
 from tiltrl.evaluation.rollout import Episodes, rollout
 from tiltrl.policy import Policy, PolicyConfig
-from tiltrl.presets import FAST, Preset, tilts
+from tiltrl.presets import FAST, Preset, Tilt, tilts
 from tiltrl.stages.align import train_policy
 from tiltrl.stages.annotate import Score, choose_states, make_candidates, sample_candidates
 from tiltrl.stages.behavior import train_behavior
@@ -35,7 +36,7 @@ from tiltrl.stages.distill import choose_states as choose_noises
 from tiltrl.stages.keys import stage_key
 from tiltrl.stages.prepare import behavior_data, scaling_of
 from tiltrl.training.rows import KeptRows
-from tiltrl.types import Scaling, Transitions, read
+from tiltrl.types import Candidates, Scaling, Transitions, read
 
 MOST_SEEDS = 100_000
 EPISODES_A_SEED = 10_000
@@ -168,6 +169,50 @@ def align(
     trust = score.trust if isinstance(score, CriticScore) else 1.0
     key = stage_key(seed, "candidates")
     given = make_candidates(energy, scaling, obs, score, trust, preset.annotate, preset.sampler, key)
+    aligned = _tilted(behavior, given, tilt, preset, seed, {"trust": trust})
+    return with_critic(aligned, score) if isinstance(score, CriticScore) else aligned
+
+
+def align_preferences(
+    behavior: Policy,
+    preferences: Preferences,
+    beta: float | None = None,
+    preset: Preset = FAST,
+    seed: int = 0,
+    kl: float | None = None,
+    objective: Literal["preference", "dpo"] = "preference",
+) -> Policy:
+    """Tilt the behavior towards the actions that people preferred; no critic and no reward are needed.
+
+    Args:
+        behavior: the model to start from; it is not changed.
+        preferences: of `read_preferences` or `from_pairs`.
+        beta: temperature: the smaller, the further from the behavior. None: the preset's first.
+        preset: number of steps and the like.
+        seed: of training.
+        kl: instead of beta, as in `align`.
+        objective: whether the chosen action has to beat the others together or each of them, see `tiltrl.losses`.
+
+    Raises:
+        InputError: beta or kl cannot be used, or both are given, the behavior is distilled, or the preferences are of
+            another task.
+    """
+    betas = () if beta is None else (beta,)
+    (tilt,) = tilts(betas, (kl,)) if kl is not None else tilts(betas or preset.betas[:1], ())
+    given, task = preferences.candidates(), behavior.config.task
+    if (given.obs.shape[1], given.action.shape[2]) != (task.obs_dim, task.act_dim):
+        raise InputError(
+            f"preferences have states of {given.obs.shape[1]} dimensions and actions of {given.action.shape[2]}; the "
+            f"behavior's have {task.obs_dim} and {task.act_dim}"
+        )
+    chosen = dataclasses.replace(preset, align=dataclasses.replace(preset.align, objective=objective))
+    told = {"objective": objective, "preferences": preferences.digest, "answers": len(preferences)}
+    return _tilted(behavior, given, tilt, chosen, seed, told)
+
+
+def _tilted(behavior: Policy, given: Candidates, tilt: Tilt, preset: Preset, seed: int, told: dict[str, Any]) -> Policy:
+    """The behavior aligned with candidates; `told` is what its provenance says beside the tilt."""
+    energy, scaling = behavior.diffusion, behavior.config.scaling
     found = train_policy(
         jax.tree.map(lambda leaf: leaf[None], energy),
         jnp.asarray(scaling.normalize_obs(given.obs))[None],
@@ -178,10 +223,9 @@ def align(
         stage_key(seed, "align")[None],
         kl=None if tilt.kl is None else jnp.array([tilt.kl]),
     )
-    told = {"stage": "align", "beta": float(found.beta[0, 0]), "kl": tilt.kl, "seed": seed, "trust": trust}
-    described = dataclasses.replace(behavior.config, provenance=behavior.config.provenance | told)
-    aligned = Policy(member(member(found.policy, 0), 0), described, seed=seed)
-    return with_critic(aligned, score) if isinstance(score, CriticScore) else aligned
+    facts = {"stage": "align", "beta": float(found.beta[0, 0]), "kl": tilt.kl, "seed": seed} | told
+    described = dataclasses.replace(behavior.config, provenance=behavior.config.provenance | facts)
+    return Policy(member(member(found.policy, 0), 0), described, seed=seed)
 
 
 def distill(

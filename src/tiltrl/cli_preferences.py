@@ -104,10 +104,17 @@ def make(options: Annotated[MakeOptions, tyro.conf.arg(name="")]) -> None:
     console.print(
         f"{kept.sum()} questions of {options.k} actions in {options.out}; {again} were too alike and drawn again, "
         f"{alike.sum()} dropped\n\nFill its column choice with {', '.join(LETTERS[: options.k])} (tie or nothing: no "
-        f"answer), then:  tiltrl align {options.dataset} --preferences {options.out}",
+        f"answer), then:  tiltrl align {options.dataset} --preferences {options.out}{_same_run(options)}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _same_run(options: MakeOptions) -> str:
+    """Options with which other commands reuse this behavior."""
+    usual = RunConfig(options.dataset)
+    asked = {"out": options.run} | {name: getattr(options, name) for name in ("preset", "budget", "seeds", "seed")}
+    return "".join(f" --{name} {value}" for name, value in asked.items() if value != getattr(usual, name))
 
 
 def _questions(

@@ -221,6 +221,12 @@ def test_an_unknown_choice(tmp_path, name, place, answer):
         read_preferences(write(tmp_path / name, questions(["a", answer, "", ""])), TASK)
 
 
+def test_objects_are_not_unpickled(tmp_path):
+    path = write(tmp_path / "pairs.npz", {"obs": np.array([{}]), "chosen": CHOSEN, "rejected": REJECTED})
+    with pytest.raises(InputError, match="pickled Python objects, which are never loaded"):
+        read_preferences(path, TASK)
+
+
 def test_no_answer_at_all(tmp_path):
     with pytest.raises(InputError, match="none of its 4 questions is answered; write a, b into the column choice"):
         read_preferences(write(tmp_path / "q.csv", questions(["", "tie", "", ""])), TASK)

@@ -198,7 +198,10 @@ def agreement(
 
 
 def first_beta(q: Float[Array, "states k"], kl: Float[Array, " betas"]) -> Float[Array, " betas"]:
-    """The temperature of a divergence were the values of a state's actions Gaussian: `KL = var / (2 beta^2)`."""
+    """The temperature of a divergence were the values of a state's actions Gaussian: `KL = var / (2 beta^2)`.
+
+    Of preferences, whose q is 0 or 1 whatever people felt, this is but somewhere to start; the ascent finds the rest.
+    """
     return jnp.sqrt(jnp.mean(jnp.var(q, axis=1)) / (2.0 * kl))
 
 

@@ -101,9 +101,7 @@ def _csv(path: Path) -> Rows:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: line 1: column {twice!r} is there twice; name each once")
     if bad := next(((line, row) for line, row in rows if len(row) != len(names)), None):
-        raise InputError(
-            f"{path}: line {bad[0]}: {len(bad[1])} values; the {len(names)} columns of line 1 need one each"
-        )
+        raise InputError(f"{path}: line {bad[0]}: {len(bad[1])} values; line 1 names {len(names)} columns")
 
     def place(row: int) -> str:
         return f"line {rows[row][0]}"

@@ -203,9 +203,7 @@ def _checked(
     chosen = _numbers(chosen, "chosen", (task.act_dim,), where, place)
     rejected = rejected[:, None] if rejected.ndim == 2 else rejected
     if rejected.ndim == 3 and not rejected.shape[1]:
-        raise InputError(
-            f"{where}: rejected has shape {rejected.shape}; at least one rejected action a state is needed"
-        )
+        raise InputError(f"{where}: rejected has shape {rejected.shape}; a state needs one rejected action at least")
     rejected = _numbers(rejected, "rejected", (*rejected.shape[1:2], task.act_dim), where, place)
     for field, array in (("chosen", chosen), ("rejected", rejected)):
         if len(array) != len(obs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ ROWS = (
     ("presets", "results"),
     ("bandit",),
     ("bench",),
+    ("given",),
     ("options",),
     ("pipeline", "api"),
     ("scoring",),
@@ -65,7 +67,8 @@ def room_of(module: str) -> str:
     return max(rooms, key=len)
 
 
-def imports(file: Path) -> set[str]:
+@cache
+def imports(file: Path) -> frozenset[str]:
     """Every module that the file imports, wherever in it, by its full name."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -76,7 +79,7 @@ def imports(file: Path) -> set[str]:
             for alias in node.names:  # `from tiltrl import losses` imports tiltrl.losses
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner.removeprefix("tiltrl.") in MODULES else node.module)
-    return found
+    return frozenset(found)
 
 
 def inside(file: Path) -> set[str]:

@@ -29,6 +29,7 @@ from tiltrl.stages.align import train_policy
 from tiltrl.stages.annotate import Score, choose_states, make_candidates, sample_candidates
 from tiltrl.stages.behavior import train_behavior
 from tiltrl.stages.critics.check import TrustCheck
+from tiltrl.stages.critics.function import FunctionScore
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.train import assess, train_critic
 from tiltrl.stages.distill import DistillConfig, noise_and_actions, train_student, triples
@@ -79,7 +80,7 @@ def split_for_critic(
 
 
 def check_score(
-    score: CriticScore,
+    score: CriticScore | FunctionScore,
     behavior: Energy,
     held_out: Transitions,
     preset: Preset,

@@ -12,7 +12,7 @@ from tiltrl.data.preferences import Contradictions
 from tiltrl.data.registry import RewardsOption
 from tiltrl.errors import InputError
 from tiltrl.files import slug
-from tiltrl.presets import CriticName, PresetName
+from tiltrl.presets import PresetName
 from tiltrl.training.session import Saving
 
 
@@ -30,8 +30,12 @@ class RunConfig:
     """Temperatures: the smaller, the further from the behavior. Several are trained at once. Default: the preset's."""
     kl: tuple[float, ...] = ()
     """Instead of --beta: how far to go from the behavior, in nats of KL(pi || mu) a state. The run finds the beta."""
-    critic: CriticName | None = None
-    """What values the actions, see docs/critics.md. Default: the preset's."""
+    critic: str | None = None
+    """What values the actions (docs/critics.md): `advantage`, `iql`, `softmax`, `online` or `ensemble` are trained; a
+    function of yours, file.py:function or package.module:function, is imported and called with rows of obs and action;
+    of a policy's folder the critic is taken. Default: the preset's."""
+    force: bool = False
+    """Take a policy's critic although it was trained on other data."""
     objective: losses.Objective | None = None
     """What the policy agrees with: the candidates' values (`value`), only which is best (`preference`), or that in
     pairs (`dpo`). Default: `value`, or `preference` where --preferences are given."""

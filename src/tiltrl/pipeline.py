@@ -28,6 +28,7 @@ from tiltrl.data.transforms import rewards_for
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import check_environment
+from tiltrl.given import AnyScore, GivenCritic, given_critic
 from tiltrl.options import RunConfig
 from tiltrl.presets import Preset, Tilt, chosen, tilts
 from tiltrl.progress import Reporter
@@ -35,7 +36,7 @@ from tiltrl.results import describe_trust
 from tiltrl.runs import RunFolder, Stage
 from tiltrl.serialization import save_arrays
 from tiltrl.stages.align import Aligned, train_policy
-from tiltrl.stages.annotate import choose_states, make_candidates, sample_candidates
+from tiltrl.stages.annotate import choose_states, make_candidates, sample_candidates, without_direction
 from tiltrl.stages.behavior import train_behavior
 from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.networks import Critic, init_critic
@@ -68,6 +69,7 @@ class Run:
                 raise InputError(f"{name} = {getattr(config, name)}; it must lie in {least} to {most}")
         self.config = config
         self.reporter = reporter
+        self.given: GivenCritic | None = given_critic(config.critic)
         self.preset: Preset = chosen(config.preset, config.budget, config.critic, config.agreed, config.k)
         self.tilts: tuple[Tilt, ...] = tilts(config.beta or (() if config.kl else self.preset.betas), config.kl)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
@@ -78,7 +80,9 @@ class Run:
         self.rewards: RewardsName = rewards_for(self.data.task, config.rewards)
         if rewards and config.preferences is not None:
             raise InputError(f"preferences = {config.preferences}: no critic is made of these; use align or run")
-        if rewards:
+        if self.given is not None:
+            self.given.check_fits(self.data, force=config.force)
+        if rewards and self._checkable:
             _ = self.split
         self.preferences: Preferences | None = None
         if config.preferences is not None:
@@ -129,7 +133,7 @@ class Run:
         """Where the critic lives; its check needs the behavior's candidates."""
         return self.folder.stage(
             "critic",
-            config=self.preset.critic,
+            config=self.preset.critic if self.given is None else self.given.digest,
             rewards=self.rewards,
             held_out=self.preset.held_out,
             sampler=self.preset.sampler,
@@ -137,34 +141,62 @@ class Run:
         )
 
     @cached_property
-    def critic(self) -> Critic:
-        """Q of every seed, trained on all but the held-out episodes, and checked on those."""
-        data, rows, held_out = self.split
-        behavior = self.behavior
+    def critic(self) -> list[AnyScore]:
+        """The critic of every seed, checked on held-out episodes."""
+        scores = self._trained_critic() if self.given is None else self._given_critic(self.given)
+        if not (checks := self.trust):
+            return scores
+        for seed, found in zip(self.seeds, checks, strict=True):
+            self.reporter.say(describe_trust(seed, found, shrinks=self.preset.annotate.normalize))
+        return [dataclasses.replace(score, check=found) for score, found in zip(scores, checks, strict=True)]
+
+    def _trained_critic(self) -> list[AnyScore]:
+        """The networks of every seed, trained on all but the held-out episodes."""
+        data, rows, _ = self.split
+        _ = self.behavior
+        config = self.preset.critic
 
         def train(session: Session) -> Critic:
-            return train_critic(
-                data, rows, self.scaling, self.preset.critic, self._behavior_actions, self._keys("critic"), session
-            )
+            keys = self._keys("critic")
+            return train_critic(data, rows, self.scaling, config, self._behavior_actions, keys, session)
+
+        def scores(critics: Critic) -> list[AnyScore]:
+            networks = [member(critics, i) for i in range(len(self.seeds))]
+            return [CriticScore(one, config.shape, self.scaling, config.score_pessimism) for one in networks]
 
         def check(critics: Critic) -> dict[str, Any]:
-            checks = []
-            for i in range(self.config.seeds):
-                self.reporter.start(f"check critic, seed {self.seeds[i]}", len(held_out))
-                score = self._unchecked(critics, i)
-                with self._parts(self.critic_stage, i) as kept:
-                    checks.append(check_score(score, member(behavior, i), held_out, self.preset, kept, self._progress))
-            # With what it was asked for, so that `tiltrl critic check` needs only the folder.
-            return {"trust": checks, "options": dataclasses.replace(self.config, out=None)}
+            return self._checked(scores(critics))
 
         task = self.data.task
-        like = self._stacked_like(
-            lambda key: init_critic(task.obs_dim, task.act_dim, self.preset.critic.shape, key=key)
-        )
-        critics = trained(self.critic_stage, like, self.preset.critic.steps, train, self.reporter, check, self.saving)
-        for i, found in enumerate(self.trust):
-            self.reporter.say(describe_trust(self.seeds[i], found, shrinks=self.preset.annotate.normalize))
-        return critics
+        like = self._stacked_like(lambda key: init_critic(task.obs_dim, task.act_dim, config.shape, key=key))
+        return scores(trained(self.critic_stage, like, config.steps, train, self.reporter, check, self.saving))
+
+    def _given_critic(self, given: GivenCritic) -> list[AnyScore]:
+        """The same critic for every seed, which leaves its check in the stage's folder and nothing else."""
+        sampler = self.preset.sampler
+        scores = [given.score(member(self.behavior, i), sampler, self.scaling) for i in range(len(self.seeds))]
+        if not self.critic_stage.done:
+            began = time.monotonic()
+            self.critic_stage.finish(self._checked(scores), began)
+        if not self._checkable:
+            self.reporter.say(f"critic {given.place}: not checked, as all rewards of the data are 0")
+        return scores
+
+    def _checked(self, scores: list[AnyScore]) -> dict[str, Any]:
+        """What the check of each seed's critic finds, if there are rewards to check it by."""
+        checks = []
+        for i, score in enumerate(scores if self._checkable else []):
+            _, _, held_out = self.split
+            self.reporter.start(f"check critic, seed {self.seeds[i]}", len(held_out))
+            with self._parts(self.critic_stage, i) as kept:
+                checks.append(check_score(score, member(self.behavior, i), held_out, self.preset, kept, self._progress))
+        # With what it was asked for, so that `tiltrl critic check` needs only the folder.
+        return {"trust": checks, "options": dataclasses.replace(self.config, out=None)}
+
+    @property
+    def _checkable(self) -> bool:
+        """Whether the critic can be checked: without rewards one can be given, though none trained."""
+        return self.given is None or bool(self.data.reward.any())
 
     @property
     def trust(self) -> list[TrustCheck]:
@@ -225,8 +257,14 @@ class Run:
                             self._progress,
                         )
                     )
-            save_arrays(path, {name: np.stack([getattr(c, name) for c in found]) for name in like})
-            stage.finish({"states": states, "share_of_data": states / len(self.data), "k": config.k}, began)
+            stacked = {name: np.stack([getattr(c, name) for c in found]) for name in like}
+            save_arrays(path, stacked)
+            if silent := without_direction(stacked["q"]):
+                self.reporter.say(
+                    f"in {silent:.2%} of the states the critic values all candidates alike: they give no direction"
+                )
+            about = {"states": states, "share_of_data": states / len(self.data), "k": config.k}
+            stage.finish(about | {"share_without_direction": silent}, began)
         arrays = arrays_of(stage, path.name, like)
         return Candidates(**{name: np.asarray(array) for name, array in arrays.items()})
 
@@ -266,8 +304,8 @@ class Run:
 
     @property
     def has_critic(self) -> bool:
-        """Whether actions can be chosen among by value."""
-        return self.preferences is None
+        """Whether actions can be chosen among by a value that is saved with the policy."""
+        return self.preferences is None and (self.given is None or self.given.saved_with(self.scaling))
 
     @property
     def seeds(self) -> list[int]:
@@ -299,14 +337,9 @@ class Run:
         self.reporter.start(self.critic_stage.name, self.preset.critic.steps)
         return np.stack(found)
 
-    def score(self, i: int) -> CriticScore:
+    def score(self, i: int) -> AnyScore:
         """The critic of seed number i, with what its check found."""
-        return dataclasses.replace(self._unchecked(self.critic, i), check=self.trust[i])
-
-    def _unchecked(self, critics: Critic, i: int) -> CriticScore:
-        return CriticScore(
-            member(critics, i), self.preset.critic.shape, self.scaling, self.preset.critic.score_pessimism
-        )
+        return self.critic[i]
 
     def _energy_like(self) -> Any:
         task, network = self.data.task, self.preset.behavior.network

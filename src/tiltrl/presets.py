@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from tiltrl.diffusion.energy import EnergyConfig
 from tiltrl.errors import InputError
@@ -13,11 +13,12 @@ from tiltrl.stages.annotate import AnnotateConfig, SamplerConfig
 from tiltrl.stages.behavior import BehaviorConfig
 from tiltrl.stages.critics.advantage import AdvantageConfig
 from tiltrl.stages.critics.iql import IQLConfig
+from tiltrl.stages.critics.online import OnlineConfig
 from tiltrl.stages.critics.softmax import SoftmaxConfig
 from tiltrl.stages.critics.train import CriticConfig
 
 PresetName = Literal["fast", "paper"]
-CriticName = Literal["advantage", "iql", "softmax", "ensemble"]
+CriticName = Literal["advantage", "iql", "softmax", "online", "ensemble"]
 Config = TypeVar("Config", bound=Any)
 MOST_CANDIDATES = 1024
 
@@ -101,9 +102,16 @@ CRITICS: dict[PresetName, dict[CriticName, CriticConfig]] = {
         "softmax": SoftmaxConfig(
             steps=15_000, learning_rate=1e-3, cosine=True, depth=2, layer_norm=True, k=8, rows=200_000
         ),
+        "online": OnlineConfig(steps=10_000, learning_rate=1e-3, width=128, depth=2, layer_norm=True),
         "ensemble": replace(ENSEMBLE, steps=15_000, learning_rate=1e-3, cosine=True, width=128),
     },
-    "paper": {"advantage": AdvantageConfig(), "iql": PAPER.critic, "softmax": SoftmaxConfig(), "ensemble": ENSEMBLE},
+    "paper": {
+        "advantage": AdvantageConfig(),
+        "iql": PAPER.critic,
+        "softmax": SoftmaxConfig(),
+        "online": OnlineConfig(),
+        "ensemble": ENSEMBLE,
+    },
 }
 """Every critic at each preset's scale, by its name on the command line."""
 
@@ -119,8 +127,10 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-def chosen(preset: PresetName, budget: float, critic: CriticName | None, objective: Objective, k: int | None) -> Preset:
+def chosen(preset: PresetName, budget: float, critic: str | None, objective: Objective, k: int | None) -> Preset:
     """A preset at a share of its steps, with what else was asked for; None: as the preset has it.
+
+    A critic that is not among `CRITICS` is not trained: the preset's own then lends its discount to the check.
 
     Raises:
         InputError: there is no such preset, the budget is not in (0, 1], or k is less than 2.
@@ -129,7 +139,7 @@ def chosen(preset: PresetName, budget: float, critic: CriticName | None, objecti
     if k is not None and not 2 <= k <= MOST_CANDIDATES:
         raise InputError(f"k = {k}; a state has 2 to {MOST_CANDIDATES} candidates, so that they can be compared")
     annotate = named.annotate if k is None else replace(named.annotate, k=k)
-    critic_config = named.critic if critic is None else CRITICS[preset][critic]
+    critic_config = cast(dict[str, CriticConfig], CRITICS[preset]).get(critic or "", named.critic)
     align = replace(named.align, objective=objective)
     return replace(named, critic=critic_config, annotate=annotate, align=align).scaled(budget)
 

@@ -23,6 +23,7 @@ from tiltrl.policy import Policy
 from tiltrl.results import PolicyEpisodes, write_results
 from tiltrl.runs import Stage
 from tiltrl.stages.align import agreement, is_held_out
+from tiltrl.stages.critics.score import CriticScore
 
 
 def behavior_policy(run: Run, i: int, *, best_of: bool = False) -> Policy:
@@ -95,7 +96,7 @@ def write_run(run: Run, rows: list[Row], episodes: list[PolicyEpisodes], label: 
         tilts=run.tilts,
         preset=run.preset,
         data={"fingerprint": run.data.fingerprint(), "steps": len(run.data), "episodes": len(run.data.ends)},
-        trust=run.trust if run.has_critic else [],
+        trust=run.trust if run.preferences is None else [],
         seconds=run.folder.seconds(),
         episodes=episodes,
     )
@@ -127,7 +128,8 @@ def _folder(run: Run, i: int, j: int) -> str:
     given = None if run.preferences is None else "preferences"
     usual = "value" if run.preferences is None else "preference"
     objective = run.preset.align.objective
-    others = [run.config.critic, given, objective if objective != usual else None]
+    critic = run.config.critic if run.given is None else f"critic-{run.given.digest[:8]}"
+    others = [critic, given, objective if objective != usual else None]
     named = "".join(f"-{name}" for name in others if name)
     k = "" if run.config.k is None else f"-k{run.config.k}"
     return f"{run.tilts[j].slug}{named}{k}{labels}-seed{run.seeds[i]}"
@@ -148,7 +150,11 @@ def _evaluation_stage(run: Run, name: str, of: Stage) -> Stage:
 def _policy(run: Run, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
     config = policy_config(run.data, run.scaling, run.preset, provenance | {"seed": run.seeds[i]})
     policy = Policy(network, config)
-    return with_critic(policy, run.score(i), run.preset.candidates) if best_of else policy
+    if not best_of:
+        return policy
+    score = run.score(i)
+    assert isinstance(score, CriticScore), "a run has a critic only where it can be saved"
+    return with_critic(policy, score, run.preset.candidates)
 
 
 def _episodes(run: Run, stage: Stage, name: str, policy: Policy, seed: int) -> PolicyEpisodes:

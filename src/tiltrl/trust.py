@@ -15,6 +15,7 @@ from tiltrl.errors import InputError
 from tiltrl.evaluation.calibration import HeldOut, held_out_check, known_to_the_end
 from tiltrl.evaluation.truth import RolloutCheck
 from tiltrl.files import read_json, write_json
+from tiltrl.given import is_function
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
 from tiltrl.policy import versions
@@ -90,7 +91,13 @@ def reopened(folder: Path, reporter: Reporter) -> Run:
     options = summary.get("options") if isinstance(summary, dict) else None
     if options is None:
         raise InputError(f"{where}: is missing, so an earlier TiltRL trained it; {_again(critic)}")
-    run = Run(replace(from_json(RunConfig, options, where), out=critic.parent), reporter)
+    asked = from_json(RunConfig, options, where)
+    if asked.critic is not None and is_function(asked.critic):  # nothing in a folder chooses code to execute
+        raise InputError(
+            f"{where}: the critic is the function {asked.critic}, which is not executed because a folder says so; "
+            "its check on held-out episodes stands in summary.trust"
+        )
+    run = Run(replace(asked, out=critic.parent), reporter)
     if run.critic_stage.folder.name != critic.name:
         raise InputError(
             f"{critic}: with the same options this version would train {run.critic_stage.folder.name}; {_again(critic)}"

@@ -125,6 +125,11 @@ def annotate(
     return values
 
 
+def without_direction(q: Float[np.ndarray, "*seeds states k"]) -> float:
+    """Share of the states whose candidates all have the same value."""
+    return float(np.mean(np.ptp(q, axis=-1) == 0))
+
+
 def scaled_values(
     q: Float[np.ndarray, "states k"], config: AnnotateConfig, trust: float
 ) -> Float[np.ndarray, "states k"]:
@@ -167,12 +172,17 @@ def make_candidates(
         on_progress: called with (states done, states in all).
 
     Raises:
-        InputError: K < 2, or the score is not finite.
+        InputError: K < 2, or the score is not finite, or the same for all actions of each state.
     """
     normalized = scaling.normalize_obs(obs)
     unit = sample_candidates(energy, normalized, config.k, sampler, key, kept=kept, on_progress=on_progress)
     action = scaling.to_env(unit)
-    return Candidates(obs, action, scaled_values(annotate(score, obs, action), config, trust))
+    q = annotate(score, obs, action)
+    if without_direction(q) == 1:
+        raise InputError(
+            f"the critic values all {config.k} candidates of every state alike, so it gives no direction to align to"
+        )
+    return Candidates(obs, action, scaled_values(q, config, trust))
 
 
 def choose_states(total: int, fraction: float, config: AnnotateConfig, seed: int) -> Int[np.ndarray, " states"]:

@@ -79,7 +79,7 @@ def supported_rows(rows: Int[np.ndarray, " rows"], config: SoftmaxConfig) -> Int
 
 
 def softmax_value(q: Float[Array, "*batch k"], alpha: float) -> Float[Array, "*batch"]:
-    """The mean of the values, each weighted by its softmax at inverse temperature alpha (QGPO, Eq. 12)."""
+    """The mean of the values, each weighted by its softmax: of behavior samples, an estimate for `mu exp(alpha Q)`."""
     return jnp.sum(jax.nn.softmax(alpha * q, axis=-1) * q, axis=-1)
 
 

@@ -7,15 +7,17 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from tiltrl.stages.critics.advantage import AdvantageConfig, train_advantage
 from tiltrl.stages.critics.check import TrustCheck, check_critic
+from tiltrl.stages.critics.function import FunctionScore
 from tiltrl.stages.critics.iql import IQLConfig, train_iql
 from tiltrl.stages.critics.networks import Critic
+from tiltrl.stages.critics.online import OnlineConfig, train_online
 from tiltrl.stages.critics.score import CriticScore
 from tiltrl.stages.critics.softmax import BehaviorActions, SoftmaxConfig, supported_rows, train_softmax
 from tiltrl.stages.prepare import advantage_data, numbered_data, one_step_data
 from tiltrl.training.loop import Session
 from tiltrl.types import Scaling, Transitions, parts, read
 
-CriticConfig = IQLConfig | AdvantageConfig | SoftmaxConfig
+CriticConfig = IQLConfig | AdvantageConfig | SoftmaxConfig | OnlineConfig
 
 
 def train_critic(
@@ -40,6 +42,8 @@ def train_critic(
     """
     if isinstance(config, IQLConfig):
         return train_iql(one_step_data(transitions, rows, scaling, config.discount), config, keys, session)
+    if isinstance(config, OnlineConfig):
+        return train_online(one_step_data(transitions, rows, scaling, config.discount), config, keys, session)
     if isinstance(config, SoftmaxConfig):
         some = supported_rows(rows, config)
         actions = behavior(scaling.normalize_obs(read(transitions.next_obs, some)), config.k)
@@ -49,7 +53,7 @@ def train_critic(
 
 
 def assess(
-    score: CriticScore,
+    score: CriticScore | FunctionScore,
     held_out: Transitions,
     candidates: Float[np.ndarray, "steps k act"],
     discount: float,

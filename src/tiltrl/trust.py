@@ -54,6 +54,8 @@ def check_critic_of(folder: Path, rollouts: RolloutConfig | None, reporter: Repo
             cannot be reset to the data's states.
     """
     run = reopened(folder, reporter)
+    if not run.data.reward.any():
+        raise InputError(f"{run.config.dataset}: all rewards are 0, so nothing tells a good critic from a bad one")
     checks = []
     for i, seed in enumerate(run.seeds):
         held_out, trust = held_out_of(run, i), run.trust[i]

@@ -12,18 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tiltrl.acting import best_actions
 from tiltrl.api import member
 from tiltrl.config_io import check_ranges
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.montecarlo import Act, RewardUnits, returns_from, reward_units
-from tiltrl.evaluation.reset import Simulator, reproduced, require_reproduced
+from tiltrl.evaluation.reset import Simulator, reproduced, require_reproduced, whole_states
 from tiltrl.evaluation.truth import RolloutCheck, rollout_check
 from tiltrl.pipeline import Run
 from tiltrl.serialization import save_arrays
-from tiltrl.stages.annotate import SamplerConfig, actions_from, annotate, sample_candidates
-from tiltrl.stages.critics.networks import Critic
+from tiltrl.stages.annotate import SamplerConfig, Score, actions_from, annotate, sample_candidates
 from tiltrl.stages.keys import stage_key
 from tiltrl.trained import arrays_of
 from tiltrl.training.rows import KeptRows, compute_rows
@@ -81,7 +79,7 @@ def check_by_rollouts(run: Run, i: int, config: RolloutConfig) -> RolloutCheck:
         with ExitStack() as stack:
             width = config.states_at_once * config.repeats * max(config.candidates, config.greedy)
             simulators = [stack.enter_context(closing(Simulator(held_out.task))) for _ in range(width)]
-            trial = _Trial(behavior, score.critic, score.pessimism, run.preset.sampler, config, discount, units)
+            trial = _Trial(behavior, score, run.preset.sampler, config, discount, units)
 
             def compute(index: Int[np.ndarray, " batch"], start: int) -> Float[np.ndarray, "batch columns repeats"]:
                 of_batch = jax.random.fold_in(jax.random.fold_in(key, 1), start)
@@ -124,7 +122,8 @@ def usable_states(
         raise InputError(
             f"--rollouts {count}: {task.dataset} names no environment to roll out in; check the critic without it"
         )
-    tried = np.random.default_rng(seed).permutation(len(held_out))[: 2 * count]
+    whole = np.flatnonzero(whole_states(held_out.obs))
+    tried = np.random.default_rng(seed).permutation(whole)[: count + count // 4 + 1]
     raw = (held_out.reward[tried] - units.shift) / units.scale if units.scale else held_out.reward[tried]
     with closing(Simulator(task)) as simulator:
         step = held_out.obs[tried], held_out.action[tried], raw, held_out.next_obs[tried]
@@ -138,8 +137,7 @@ class _Trial:
     """Rollouts of one behavior and one critic."""
 
     behavior: Energy
-    critic: Critic
-    pessimism: float
+    score: Score
     sampler: SamplerConfig
     config: RolloutConfig
     discount: float
@@ -168,16 +166,13 @@ class _Trial:
             return act
 
         def choose(seen: Float[np.ndarray, "rollouts obs"], step: int) -> Float[np.ndarray, "rollouts act"]:
-            unit = _choose(
-                self.behavior,
-                self.critic,
-                scaling.normalize_obs(seen),
-                jax.random.fold_in(key, step),
-                self.sampler,
-                (states, config.greedy, config.repeats, config.candidates),
-                self.pessimism,
+            shape = states, config.greedy, config.repeats, config.candidates
+            unit = _choices(
+                self.behavior, scaling.normalize_obs(seen), jax.random.fold_in(key, step), self.sampler, shape
             )
-            return scaling.to_env(np.asarray(unit))
+            actions = scaling.to_env(np.asarray(unit))
+            best = np.argmax(annotate(self.score, seen, actions), axis=1)
+            return actions[np.arange(len(seen)), best]
 
         def returns(columns: int, first: Act, steps: int) -> Float[np.ndarray, "states columns repeats"]:
             then = behave(columns)
@@ -212,19 +207,17 @@ def _behave(
     return actions_from(behavior, obs, shared.reshape(-1, 1, behavior.act_dim), sampler)[:, 0]
 
 
-@partial(jax.jit, static_argnames=("sampler", "shape", "pessimism"))
-def _choose(
+@partial(jax.jit, static_argnames=("sampler", "shape"))
+def _choices(
     behavior: Energy,
-    critic: Critic,
     obs: Float[Array, "rollouts obs"],
     key: PRNGKeyArray,
     sampler: SamplerConfig,
     shape: tuple[int, int, int, int],
-    pessimism: float,
-) -> Float[Array, "rollouts act"]:
-    """The best by Q of K actions each, the first of which is the one of `_behave`."""
+) -> Float[Array, "rollouts k act"]:
+    """K actions each, the first of which is the one of `_behave`."""
     states, columns, repeats, k = shape
     own = jax.random.normal(jax.random.fold_in(key, 1), (states, columns, repeats, k, behavior.act_dim))
     shared = jax.random.normal(key, (states, repeats, behavior.act_dim))
     noise = own.at[:, :, :, 0].set(shared[:, None]).reshape(-1, k, behavior.act_dim)
-    return best_actions(critic, obs, actions_from(behavior, obs, noise, sampler), pessimism)
+    return actions_from(behavior, obs, noise, sampler)

@@ -67,9 +67,7 @@ def points_of(folder: Path) -> list[Point]:
     aligned = [name for name in scores if name.startswith("aligned, ") and "best of" not in name]
     if "behavior" not in scores or not aligned:
         raise InputError(f"{path}: rows: hold {', '.join(scores)}; a behavior and an aligned policy are needed")
-    files = [
-        file for file in (folder / "critic-check.json", *folder.glob("critic-*/critic-check.json")) if file.is_file()
-    ]
+    files = [*folder.glob("critic-check.json"), *folder.glob("critic-*/critic-check.json")]
     checks = json.loads(files[0].read_text())["checks"] if files else [{"trust": found} for found in results["trust"]]
     found = []
     for i, check in enumerate(checks):
@@ -99,8 +97,8 @@ def report(points: list[Point]) -> str:
     lines = [
         "# What the trust check predicts",
         "",
-        f"Over {len(points)} critics: rank correlation of a number of the check with what alignment gained (mean score of",
-        "the aligned policy less the behavior's), 95 % bootstrap over critics. Command: `python benchmarks/trust.py`.",
+        f"Over {len(points)} critics: rank correlation of a number of the check with what alignment gained (mean",
+        "score of the aligned policy less the behavior's), 95 % bootstrap over critics. Command: `python benchmarks/trust.py`.",
         "",
         "| number | critics | Spearman | 95 % interval |",
         "|---|---|---|---|",

@@ -100,10 +100,10 @@ CRITICS: dict[PresetName, dict[CriticName, CriticConfig]] = {
         "advantage": FAST.critic,
         "iql": IQLConfig(steps=30_000, learning_rate=1e-3, cosine=True),
         "softmax": SoftmaxConfig(
-            steps=15_000, learning_rate=1e-3, cosine=True, depth=2, layer_norm=True, k=8, rows=200_000
+            steps=10_000, learning_rate=1e-3, cosine=True, depth=2, layer_norm=True, k=8, rows=200_000
         ),
         "online": OnlineConfig(steps=10_000, learning_rate=1e-3, width=128, depth=2, layer_norm=True),
-        "ensemble": replace(ENSEMBLE, steps=15_000, learning_rate=1e-3, cosine=True, width=128),
+        "ensemble": replace(ENSEMBLE, steps=10_000, learning_rate=1e-3, cosine=True, width=128),
     },
     "paper": {
         "advantage": AdvantageConfig(),

@@ -43,7 +43,15 @@ def test_the_value_is_the_mean_less_deviations() -> None:
 
 def test_training_finds_the_fixed_point_and_the_same_one_again() -> None:
     config = IQLConfig(
-        steps=600, batch=8, learning_rate=1e-2, cosine=True, width=8, depth=1, polyak=0.1, ensemble=3, independent=True
+        steps=1000,
+        batch=8,
+        learning_rate=1e-2,
+        cosine=True,
+        width=32,
+        depth=1,
+        polyak=0.1,
+        ensemble=3,
+        independent=True,
     )
     ones = jnp.ones((4, 1))
     data = Batch(ones, ones, jnp.ones(4), ones, jnp.full(4, 0.5))

@@ -56,6 +56,8 @@ class RunConfig:
     `kitchen` or `none` (as recorded), `normalize` (over their deviation). `auto`: as is usual for the environment."""
     episodes: int = 20
     """Episodes that each policy is evaluated on."""
+    best_of: int | None = None
+    """How many actions the best by Q is taken of in the rows that say so. Default: the preset's."""
     budget: float = 1.0
     """Share of the preset's training steps to take: 0.01 is a quick look whether everything works."""
     save_every: float = 60.0

@@ -70,7 +70,9 @@ class Run:
         self.config = config
         self.reporter = reporter
         self.given: GivenCritic | None = given_critic(config.critic)
-        self.preset: Preset = chosen(config.preset, config.budget, config.critic, config.agreed, config.k)
+        self.preset: Preset = chosen(
+            config.preset, config.budget, config.critic, config.agreed, config.k, config.best_of
+        )
         self.tilts: tuple[Tilt, ...] = tilts(config.beta or (() if config.kl else self.preset.betas), config.kl)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
         self.saving = config.saving

@@ -127,21 +127,31 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-def chosen(preset: PresetName, budget: float, critic: str | None, objective: Objective, k: int | None) -> Preset:
+def chosen(
+    preset: PresetName,
+    budget: float,
+    critic: str | None,
+    objective: Objective,
+    k: int | None,
+    best_of: int | None,
+) -> Preset:
     """A preset at a share of its steps, with what else was asked for; None: as the preset has it.
 
     A critic that is not among `CRITICS` is not trained: the preset's own then lends its discount to the check.
 
     Raises:
-        InputError: there is no such preset, the budget is not in (0, 1], or k is less than 2.
+        InputError: there is no such preset, the budget is not in (0, 1], or k or best_of is less than 2.
     """
     named = preset_named(preset)
-    if k is not None and not 2 <= k <= MOST_CANDIDATES:
-        raise InputError(f"k = {k}; a state has 2 to {MOST_CANDIDATES} candidates, so that they can be compared")
+    for name, count in (("k", k), ("best_of", best_of)):
+        if count is not None and not 2 <= count <= MOST_CANDIDATES:
+            raise InputError(f"{name} = {count}; of 2 to {MOST_CANDIDATES} actions one can be the best")
     annotate = named.annotate if k is None else replace(named.annotate, k=k)
     critic_config = cast(dict[str, CriticConfig], CRITICS[preset]).get(critic or "", named.critic)
     align = replace(named.align, objective=objective)
-    return replace(named, critic=critic_config, annotate=annotate, align=align).scaled(budget)
+    candidates = named.candidates if best_of is None else best_of
+    asked = replace(named, critic=critic_config, annotate=annotate, align=align, candidates=candidates)
+    return asked.scaled(budget)
 
 
 def check_budget(budget: float) -> None:

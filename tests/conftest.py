@@ -1,4 +1,4 @@
-"""Tests compile the same programs over and over, in several processes; a cache of their own lets each compile once."""
+"""Tests compile much and compute little: each program is compiled once for all processes, and not for speed."""
 
 import os
 import tempfile
@@ -6,3 +6,4 @@ import tempfile
 _cache = tempfile.TemporaryDirectory(prefix="tiltrl-test-compilations-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -138,13 +138,13 @@ def found_in(folder: Path) -> dict:
     return json.loads((folder / "critic-check.json").read_text())
 
 
-def test_a_check_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.read_bytes() for path in run.glob("critic-*/*") if path.is_file()}
-    cli_critic.check(CheckOptions(run))
-    (check,) = found_in(run)["checks"]
+def test_a_check_needs_the_folder_alone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in copied.glob("critic-*/*") if path.is_file()}
+    cli_critic.check(CheckOptions(copied))
+    (check,) = found_in(copied)["checks"]
     assert check["verdict"] == check["trust"]["verdict"] and check["rollouts"] is None
     assert check["held_out"]["episodes"] >= 5 and len(check["held_out"]["bins"]) == 10
-    assert (run / "critic-check.png").read_bytes().startswith(b"\x89PNG")
+    assert (copied / "critic-check.png").read_bytes().startswith(b"\x89PNG")
     assert f"seed 0: {check['verdict']}" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
 

@@ -53,6 +53,7 @@ def _mistake(box: str) -> str:
             parts.append([])
         else:
             parts[-1].extend(text.split())
+    parts = [part for part in parts if part]  # where the terminal knows ASCII only, a rule is below the title too
     told = [" ".join(parts[0]).rstrip(".")]
     told += [" ".join(words) for words in parts[1:] if words[:2] == ["Available", "subcommands:"]]
     told += [f"did you mean {words[3]}?" for words in parts[1:] if words[:3] == ["Perhaps", "you", "meant:"]]

@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-gpu kills soak lint format clean
+.PHONY: help demo test test-all bench bench-gpu kills soak lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## /make \1\t/' | expand -t 16
@@ -14,6 +14,9 @@ demo: .venv/core ## train and evaluate a policy on the bundled data, into runs/d
 
 test: .venv/dev ## run the tests
 	$(BIN)/pytest
+
+test-all: .venv/dev ## run the slow ones too: every fault of every write, measurements, long fits
+	$(BIN)/pytest -m ""
 
 bench: .venv/torch ## rates on this machine and beside PyTorch, into benchmarks/results/cpu (half an hour; keep it quiet)
 	$(BIN)/tiltrl bench --out benchmarks/results/cpu/bench.json

@@ -125,7 +125,7 @@ def test_a_signal_while_modules_are_imported_ends_it_in_one_line(signum, tmp_pat
     )
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
     process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert (process.returncode, said) == (3, "tiltrl: interrupted before it began; nothing was changed\n")
 
 
@@ -144,7 +144,7 @@ def test_a_signal_while_the_command_runs_is_an_interruption(where):
     )
     assert process.stdout is not None and process.stdout.readline().startswith("ru")
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command goes on from what is saved\n")
 
 
@@ -170,7 +170,7 @@ def test_a_second_signal_while_the_end_is_told_changes_nothing(first, status, li
         "tiltrl.cli.main = command",
         "tiltrl.main.main()",
     )
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert (process.returncode, said) == (status, f"tiltrl: {line}\n")
 
 
@@ -180,7 +180,7 @@ def test_a_signal_just_before_the_command_is_an_interruption():
         "tiltrl.main.answer = lambda command: os.kill(os.getpid(), signal.SIGTERM)",
         "tiltrl.main.main()",
     )
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command goes on from what is saved\n")
 
 
@@ -211,7 +211,7 @@ def test_a_closed_terminal_is_an_interruption(say, tmp_path):
     while b"running" not in shown:
         shown += os.read(control, 4096)
     os.close(control)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 3, said
     assert said.startswith("tiltrl: interrupted") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -223,7 +223,7 @@ def test_output_that_nobody_reads_is_no_bug(tmp_path):
     command = "import tiltrl.main as m, sys; sys.exit(m.answer(lambda: print('x' * 100)))"
     process = start(command, stdout=write, cwd=tmp_path)
     os.close(write)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 3
     assert said.startswith("tiltrl: interrupted: nobody reads its output") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())

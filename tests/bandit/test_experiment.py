@@ -61,7 +61,7 @@ def test_options_that_cannot_be_used(change: dict[str, Any], message: str, tmp_p
 def test_a_run_leaves_pictures_and_numbers_and_is_not_repeated(
     name: str, objective: Any, k: int, tmp_path: Path
 ) -> None:
-    options = BanditOptions(dataset=(name,), objective=objective, k=k, samples=200, budget=0.002, out=tmp_path / "run")
+    options = BanditOptions(dataset=(name,), objective=objective, k=k, samples=200, budget=0.001, out=tmp_path / "run")
     first, again = Silent(), Silent()
     found = run_bandits(options, first)
     assert run_bandits(options, again) == found
@@ -74,6 +74,7 @@ def test_a_run_leaves_pictures_and_numbers_and_is_not_repeated(
         assert [row["t"] for row in found[name]["analytic"]] == list(ANALYTIC_TIMES)
 
 
+@pytest.mark.slow
 def test_the_energy_of_the_eight_gaussians_is_their_log_density(tmp_path: Path) -> None:
     # A quarter of the steps; the benchmark holds the whole training to its thresholds.
     config = BanditOptions(budget=0.25).check()

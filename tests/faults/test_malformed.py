@@ -166,7 +166,7 @@ def begun(zygote: Zygote, tmp_path_factory) -> Path:
     """A run that was stopped in its first stage, with a checkpoint."""
     cwd, aside = (tmp_path_factory.mktemp(name) for name in ("begun", "aside"))
     child = zygote.start([*BEHAVIOR, "--save-every", "0"], cwd=cwd, out=aside / "out", err=aside / "err")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(cwd.glob("r/behavior-*/checkpoints/step-*.safetensors")):
         assert time.monotonic() < deadline and child.poll() is None, (aside / "err").read_text()
         time.sleep(0.1)

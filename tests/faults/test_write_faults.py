@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,19 @@ RUN = (*SHORT_RUN.argv, "--out", "out")
 BEHAVIOR = ("behavior", *RUN[1:])
 EVERY = bool(os.environ.get("TILTRL_EVERY_FAULT"))
 """Whether each place meets each error (many minutes), or each line that wants something written meets one of them."""
+
+
+ARRAYS = "behavior-*/networks.safetensors", "critic-*/networks.safetensors", "candidates-*/*.safetensors"
+DESCRIPTIONS = "run.json", "align-*/stage.json", "critic-*/stage.json", "evaluation-*/*seed0.json"
+
+
+def some(cases: Iterable[Any], of: int) -> list[Any]:
+    """All cases as parameters, those that are not every so many-th marked slow."""
+    marks = ([] if i % of == 0 else [pytest.mark.slow] for i in itertools.count())
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark)
+        for case, mark in zip(cases, marks, strict=False)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +104,7 @@ def one_clear_line(said: str) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(ERRORS) if EVERY else 1))
 def test_each_write_may_fail(command: Command, whole: Path, tmp_path: Path, turn: int) -> None:
     """One folder meets a fault at every place in turn, each time resumed by the same command, and ends up whole."""
@@ -144,8 +160,7 @@ def damaged(content: bytes, how: str, rng: random.Random) -> bytes:
     return bytes(flipped)
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "flipped"])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("how", "count"), some(itertools.product(["empty", "cut", "zeros", "flipped"], [1, 2]), of=2))
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     command: Command, whole: Path, broken_off: Path, tmp_path: Path, how: str, count: int
 ) -> None:
@@ -166,9 +181,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert steps_of(log) == sorted(set(steps_of(log)))
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "flipped"])
 @pytest.mark.parametrize(
-    "pattern", ["behavior-*/networks.safetensors", "critic-*/networks.safetensors", "candidates-*/*.safetensors"]
+    ("how", "pattern"), some(itertools.product(["empty", "cut", "zeros", "flipped"], ARRAYS), of=5)
 )
 def test_damage_to_a_finished_stage_is_named_with_what_to_do(
     command: Command, whole: Path, tmp_path: Path, pattern: str, how: str
@@ -187,10 +201,7 @@ def test_damage_to_a_finished_stage_is_named_with_what_to_do(
         assert not differences(fingerprint(tmp_path / "out"), fingerprint(whole))
 
 
-@pytest.mark.parametrize("how", ["empty", "cut"])
-@pytest.mark.parametrize(
-    "pattern", ["run.json", "align-*/stage.json", "critic-*/stage.json", "evaluation-*/*seed0.json"]
-)
+@pytest.mark.parametrize(("how", "pattern"), some(itertools.product(["empty", "cut"], DESCRIPTIONS), of=3))
 def test_a_torn_description_is_named(command: Command, whole: Path, tmp_path: Path, pattern: str, how: str) -> None:
     shutil.copytree(whole, tmp_path / "out")
     path = sorted((tmp_path / "out").glob(pattern))[0]
@@ -200,7 +211,7 @@ def test_a_torn_description_is_named(command: Command, whole: Path, tmp_path: Pa
     assert path.name in one_clear_line(said)
 
 
-@pytest.mark.parametrize("size", [3000, 20_000])
+@pytest.mark.parametrize("size", some([20_000, 3000], of=2))
 def test_a_limit_on_the_size_of_files_is_told_and_can_be_lifted(
     command: Command, whole: Path, tmp_path: Path, size: int
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_behavior_that_is_gone_is_not_trained_anew(copied: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_rollouts_need_an_environment(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     steps = np.arange(300)

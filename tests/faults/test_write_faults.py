@@ -28,6 +28,7 @@ EVERY = bool(os.environ.get("TILTRL_EVERY_FAULT"))
 
 
 ARRAYS = "behavior-*/networks.safetensors", "critic-*/networks.safetensors", "candidates-*/*.safetensors"
+HOWS = "empty", "cut", "zeros", "flipped"
 DESCRIPTIONS = "run.json", "align-*/stage.json", "critic-*/stage.json", "evaluation-*/*seed0.json"
 
 
@@ -160,7 +161,7 @@ def damaged(content: bytes, how: str, rng: random.Random) -> bytes:
     return bytes(flipped)
 
 
-@pytest.mark.parametrize(("how", "count"), some(itertools.product(["empty", "cut", "zeros", "flipped"], [1, 2]), of=2))
+@pytest.mark.parametrize(("how", "count"), some(itertools.product(HOWS, [1, 2]), of=3))
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     command: Command, whole: Path, broken_off: Path, tmp_path: Path, how: str, count: int
 ) -> None:
@@ -181,9 +182,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert steps_of(log) == sorted(set(steps_of(log)))
 
 
-@pytest.mark.parametrize(
-    ("how", "pattern"), some(itertools.product(["empty", "cut", "zeros", "flipped"], ARRAYS), of=5)
-)
+@pytest.mark.parametrize(("how", "pattern"), some(itertools.product(HOWS, ARRAYS), of=5))
 def test_damage_to_a_finished_stage_is_named_with_what_to_do(
     command: Command, whole: Path, tmp_path: Path, pattern: str, how: str
 ) -> None:

@@ -187,6 +187,18 @@ def test_a_critic_of_an_earlier_version_is_named(copied: Path) -> None:
         cli_critic.check(CheckOptions(copied))
 
 
+def test_no_folder_chooses_code_to_execute(copied: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\ndef q(obs, action): return obs[:, 0]\n")
+    (file,) = copied.glob("critic-*/stage.json")
+    found = json.loads(file.read_text())
+    found["summary"]["options"]["critic"] = f"{trap}:q"
+    file.write_text(json.dumps(found))
+    with pytest.raises(InputError, match="not executed because a folder says so"):
+        cli_critic.check(CheckOptions(copied))
+    assert not (tmp_path / "sprung").exists()
+
+
 def test_data_that_is_gone_or_has_changed_is_named(copied: Path, tmp_path: Path) -> None:
     (file,) = copied.glob("critic-*/stage.json")
     found = json.loads(file.read_text())

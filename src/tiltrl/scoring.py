@@ -12,6 +12,7 @@ import numpy as np
 
 from tiltrl.api import evaluate, member, policy_config, with_critic
 from tiltrl.config_io import from_json
+from tiltrl.data.preferences import also_among
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.blocks import kept_in
@@ -106,9 +107,15 @@ def write_run(run: Run, rows: list[Row], episodes: list[PolicyEpisodes], label: 
 def _tell_agreement(run: Run) -> None:
     """How often the policies side with the people on questions that they did not learn from."""
     given = run.candidates
-    rows = np.flatnonzero(is_held_out(given.q.shape[1]))
+    held_out = is_held_out(given.q.shape[1])
+    rows = np.flatnonzero(held_out & ~also_among(np.asarray(given.obs[0]), ~held_out))
+    others = int(held_out.sum()) - len(rows)
+    left_out = f"; {others} of states that it learned other answers of are left out" if others else ""
     if not len(rows):
-        run.reporter.say(f"held-out accuracy: not known, as none of {given.q.shape[1]} questions could be spared")
+        what = f"none of {len(held_out)} questions could be spared"
+        if others:
+            what = f"all {others} questions held out are of states that it learned other answers of"
+        run.reporter.say(f"held-out accuracy: not known, as {what}")
         return
     obs, action, q = given.obs[0, rows], given.action[0, rows], given.q[0, rows]
     normalized, unit = run.scaling.normalize_obs(obs), run.scaling.to_unit(action)
@@ -117,7 +124,7 @@ def _tell_agreement(run: Run) -> None:
         shares = [float(agreement(p, member(run.behavior, i), normalized, unit, q)) for i, p in enumerate(policies)]
         run.reporter.say(
             f"held-out accuracy, {tilt}: {np.mean(shares):.0%} of {len(rows)} questions that it did not learn from "
-            f"(by chance {1 / q.shape[1]:.0%})"
+            f"(by chance {1 / q.shape[1]:.0%}){left_out}"
         )
 
 

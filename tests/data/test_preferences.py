@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tiltrl.data.preferences import from_pairs, read_preferences
+from tiltrl import scoring
+from tiltrl.data.preferences import also_among, from_pairs, read_preferences
 from tiltrl.errors import InputError
-from tiltrl.types import Task
+from tiltrl.types import Candidates, Task
 
 TASK = Task("log", None, (-1.0, -2.0), (1.0, 2.0), obs_dim=3)
 OBS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -243,3 +245,39 @@ def test_lines_are_those_of_the_file_though_unanswered_ones_are_left_out(tmp_pat
     columns["b.0"][3], columns["b.1"][3] = columns["a.0"][3], columns["a.1"][3]
     with pytest.raises(InputError, match="line 5: the chosen action is also a rejected one"):
         read_preferences(write(tmp_path / "q.csv", columns), TASK)
+
+
+def test_rows_whose_state_is_there_elsewhere():
+    some = np.array([True, False, False, True])
+    np.testing.assert_array_equal(also_among(OBS[[0, 0, 1, 2]], some), [True, True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (np.arange(40), "of 2 questions that it did not learn from (by chance 50%)"),
+        (np.where(np.arange(40) == 39, 0, np.arange(40)), "chance 50%); 1 of states that it learned other answers of"),
+        (np.arange(40) // 20, "not known, as all 2 questions held out are of states that it learned other answers of"),
+        (np.arange(5), "not known, as none of 5 questions could be spared"),
+    ],
+)
+def test_held_out_accuracy_is_of_states_that_were_not_learned_from(monkeypatch, states, said):
+    seen, told = [], []
+    monkeypatch.setattr(scoring, "member", lambda tree, _: tree)
+    monkeypatch.setattr(scoring, "agreement", lambda policy, behavior, obs, action, q: seen.append(obs) or 1.0)
+    n = len(states)
+    given = Candidates(states.reshape(1, n, 1), np.zeros((1, n, 2, 1)), np.zeros((1, n, 2)))
+    scaling = SimpleNamespace(normalize_obs=np.asarray, to_unit=np.asarray)
+    run: Any = SimpleNamespace(
+        candidates=given,
+        scaling=scaling,
+        tilts=["beta 1"],
+        seeds=(0,),
+        behavior=None,
+        aligned=SimpleNamespace(policy=None),
+        reporter=SimpleNamespace(say=told.append),
+    )
+    scoring._tell_agreement(run)
+    assert len(told) == 1 and said in told[0]
+    held_out = np.arange(n) % 20 == 19
+    assert not set(np.ravel(seen)) & set(states[~held_out])

@@ -132,6 +132,12 @@ def from_pairs(
     return _checked(found, best, others, task, contradictions, name, lambda row: f"row {row}")
 
 
+def also_among(obs: Float[np.ndarray, "rows obs"], some: Bool[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which rows' states are those of some of the rows, too: several people may have answered the same question."""
+    states = {state.tobytes() for state in obs[some]}
+    return np.array([state.tobytes() in states for state in obs], bool)
+
+
 # --- Questions --------------------------------------------------------------------------------------------------------
 
 

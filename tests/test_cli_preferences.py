@@ -100,21 +100,26 @@ def test_the_questions_are_the_datas_states_with_actions_that_differ(folder):
         assert row["choice"] == ""
 
 
+def saved(folder: Path, tilt: str) -> Path:
+    """The policy's folder, whose name tells by which answers it was tilted."""
+    (place,) = (folder / "run" / "policies").glob(f"{tilt}-preferences-*-seed0")
+    return place
+
+
 def test_the_policy_prefers_what_people_did(folder, aligned):
     assert "398 answered questions" in aligned and "1 unanswered and 1 ties left out" in aligned
     assert "behavior: unchanged, reused" in aligned
     assert "held-out accuracy, beta 0.1: " in aligned and "of 19 questions" in aligned
-    policies = folder / "run" / "policies"
     obs = np.random.default_rng(1).normal(size=(2000, 3)).astype(np.float32)
     before, after = (
-        np.square(tiltrl.load_policy(policies / name).sample(obs)).sum(axis=1).mean()
-        for name in ("behavior-seed0", "beta0.1-preferences-seed0")
+        np.square(tiltrl.load_policy(place).sample(obs)).sum(axis=1).mean()
+        for place in (folder / "run" / "policies" / "behavior-seed0", saved(folder, "beta0.1"))
     )
     assert after < 0.9 * before
 
 
 def test_the_policy_says_what_it_learned_from(folder, aligned):
-    provenance = tiltrl.load_policy(folder / "run" / "policies" / "beta0.1-preferences-seed0").config.provenance
+    provenance = tiltrl.load_policy(saved(folder, "beta0.1")).config.provenance
     task = tiltrl.load(folder / "log.npz").task
     assert provenance["preferences"] == tiltrl.read_preferences(folder / "answers.csv", task).digest
     assert (provenance["objective"], provenance["answers"]) == ("preference", 398)
@@ -129,7 +134,7 @@ def test_nothing_of_a_critic_is_made(folder, aligned):
 @pytest.mark.slow
 def test_to_a_divergence(folder):
     assert "held-out accuracy, KL 0.1: " in align(folder, "--kl", "0.1", "--objective", "dpo")
-    policy = tiltrl.load_policy(folder / "run" / "policies" / "kl0.1-preferences-dpo-seed0")
+    policy = tiltrl.load_policy(saved(folder, "kl0.1"))
     assert policy.config.provenance["kl"] == 0.1
 
 
@@ -137,7 +142,7 @@ def test_the_same_answers_in_python(folder, aligned):
     behavior = tiltrl.load_policy(folder / "run" / "policies" / "behavior-seed0")
     given = tiltrl.read_preferences(folder / "answers.csv", behavior.config.task)
     policy = tiltrl.align_preferences(behavior, given, beta=0.1, preset=tiltrl.FAST.scaled(0.01))
-    theirs = tiltrl.load_policy(folder / "run" / "policies" / "beta0.1-preferences-seed0")
+    theirs = tiltrl.load_policy(saved(folder, "beta0.1"))
     assert policy.config.provenance["preferences"] == theirs.config.provenance["preferences"]
     obs, action = given.obs[:5], given.chosen[:5]
     np.testing.assert_allclose(policy.energy(obs, action), theirs.energy(obs, action), rtol=1e-3, atol=1e-3)

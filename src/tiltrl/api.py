@@ -225,7 +225,9 @@ def _tilted(behavior: Policy, given: Candidates, tilt: Tilt, preset: Preset, see
         kl=None if tilt.kl is None else jnp.array([tilt.kl]),
     )
     facts = {"stage": "align", "beta": float(found.beta[0, 0]), "kl": tilt.kl, "seed": seed} | told
-    described = dataclasses.replace(behavior.config, provenance=behavior.config.provenance | facts)
+    provenance = behavior.config.provenance | facts
+    # A critic that the behavior may hold is not what this tilt was made with.
+    described = dataclasses.replace(behavior.config, provenance=provenance, critic=None, candidates=1)
     return Policy(member(member(found.policy, 0), 0), described, seed=seed)
 
 

@@ -149,7 +149,7 @@ class Run:
         if not (checks := self.trust):
             return scores
         for seed, found in zip(self.seeds, checks, strict=True):
-            self.reporter.say(describe_trust(seed, found, shrinks=self.preset.annotate.normalize))
+            self.reporter.say(describe_trust(seed, found, shrinks=self._trust_counts))
         return [dataclasses.replace(score, check=found) for score, found in zip(scores, checks, strict=True)]
 
     def _trained_critic(self) -> list[AnyScore]:
@@ -194,6 +194,11 @@ class Run:
                 checks.append(check_score(score, member(self.behavior, i), held_out, self.preset, kept, self._progress))
         # With what it was asked for, so that `tiltrl critic check` needs only the folder.
         return {"trust": checks, "options": dataclasses.replace(self.config, out=None)}
+
+    @property
+    def _trust_counts(self) -> bool:
+        """Whether a tilt is the smaller the less its critic is trusted; of an order, or to a divergence, it is not."""
+        return self.preset.annotate.normalize and not self.config.kl and self.preset.align.objective == "value"
 
     @property
     def _checkable(self) -> bool:

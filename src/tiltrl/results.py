@@ -39,9 +39,9 @@ def describe_trust(seed: int, check: TrustCheck, *, shrinks: bool) -> str:
     Args:
         seed: of the critic.
         check: what was found.
-        shrinks: whether the preset shrinks the tilt by the critic's trust.
+        shrinks: whether the tilt is shrunk by the critic's trust.
     """
-    follows = f"; the tilt is shrunk to {check.trust:.0%}" if shrinks else "; this preset tilts all the same"
+    follows = f"; the tilt is shrunk to {check.trust:.0%}" if shrinks else "; the tilt is as asked for all the same"
     warning = "" if check.verdict == "good" else "WARNING: "
     return (
         f"{warning}critic of seed {seed}: {check.verdict}: {_MEANING[check.verdict]}{follows} (rank correlation "

@@ -53,7 +53,9 @@ def save_policies(run: Run) -> Path:
     folder = run.folder.path / "policies"
     best_of = run.has_critic
     for i, seed in enumerate(run.seeds):
-        behavior_policy(run, i, best_of=best_of).replace(candidates=1).save(folder / f"behavior-seed{seed}")
+        behavior = folder / f"behavior-seed{seed}"
+        if best_of or not behavior.exists():  # it keeps the critic of an earlier command where this one has none
+            behavior_policy(run, i, best_of=best_of).replace(candidates=1).save(behavior)
         for j, _ in enumerate(run.tilts):
             policy = aligned_policy(run, i, j, best_of=best_of).replace(candidates=1)
             policy.save(folder / _folder(run, i, j))
@@ -132,11 +134,12 @@ def _folder(run: Run, i: int, j: int) -> str:
     """A policy's folder: what tilted it and how far, each named only where it is not as usual, and its seed."""
     fraction = run.config.label_fraction
     labels = "" if fraction == 1.0 else f"-labels{fraction:g}"
-    given = None if run.preferences is None else "preferences"
+    given = None if run.preferences is None else f"preferences-{run.preferences.digest[:8]}"
+    rewards = None if run.config.rewards == "auto" else run.rewards
     usual = "value" if run.preferences is None else "preference"
     objective = run.preset.align.objective
     critic = run.config.critic if run.given is None else f"critic-{run.given.digest[:8]}"
-    others = [critic, given, objective if objective != usual else None]
+    others = [critic, given, rewards, objective if objective != usual else None]
     named = "".join(f"-{name}" for name in others if name)
     k = "" if run.config.k is None else f"-k{run.config.k}"
     return f"{run.tilts[j].slug}{named}{k}{labels}-seed{run.seeds[i]}"

@@ -35,11 +35,6 @@ def log_snr(t: Float[Array, "..."]) -> Float[Array, "..."]:
     return la - 0.5 * jnp.log(-jnp.expm1(2.0 * la))
 
 
-def log_snr_rate(t: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Derivative of `log_snr` by t, which is negative: `(d log alpha / dt) / sigma^2`."""
-    return (-0.5 * t * (BETA_MAX - BETA_MIN) - 0.5 * BETA_MIN) / -jnp.expm1(2.0 * log_alpha(t))
-
-
 def time_at_log_snr(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     """Inverse of `log_snr`: the time `t` at which `lambda_t = lam`."""
     # alpha^2 = sigmoid(2 lam), so log alpha = -softplus(-2 lam) / 2; then the quadratic in t, in its stable form.
@@ -56,7 +51,7 @@ def diffuse(
     return alpha[..., None] * action + sigma[..., None] * noise
 
 
-TimeLaw = Literal["uniform", "stratified", "mixed"]
+TimeLaw = Literal["uniform", "stratified", "log_snr", "mixed"]
 """How training draws diffusion times in [T_MIN, 1]: see `random_times`."""
 
 
@@ -64,9 +59,9 @@ def random_times(key: PRNGKeyArray, n: int, law: TimeLaw) -> Float[Array, " n"]:
     """Times of a training batch.
 
     `uniform` is the paper's: independent and uniform in t. `stratified` is the same law with less variance: one time in
-    each of n equal intervals. `mixed` takes every other interval in `lambda_t` instead, the odd or the even ones as it
-    falls: uniform times leave 2 % of the examples to the noise levels (sigma < 0.07) that decide all detail finer
-    than that.
+    each of n equal intervals. `log_snr` has intervals equal in `lambda_t`. `mixed` takes every other one of these
+    instead of those in t, the odd or the even ones as it falls: uniform times leave 2 % of the examples to the noise
+    levels (sigma < 0.07) that decide all detail finer than that.
     """
     key, parity_key = jax.random.split(key)
     u = jax.random.uniform(key, (n,))
@@ -79,6 +74,8 @@ def random_times(key: PRNGKeyArray, n: int, law: TimeLaw) -> Float[Array, " n"]:
     ends = log_snr(jnp.array([T_MIN, 1.0]))
     # Rounding must not leave [T_MIN, 1].
     spread = jnp.clip(time_at_log_snr(ends[0] + (ends[1] - ends[0]) * share), T_MIN, 1.0)
+    if law == "log_snr":
+        return spread
     parity = jax.random.randint(parity_key, (), 0, 2)
     return jnp.where(jnp.arange(n) % 2 == parity, times, spread)
 

@@ -135,7 +135,7 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Ali
         noise = jax.random.normal(noise_key, action.shape)
         noisy = diffuse(action, noise, jnp.broadcast_to(t[:, None], action.shape[:2]))
         seen_obs, seen_action, seen_q = random_rows(given.held_out, WATCHED, rows_key)
-        seen_t = random_times(watch_time_key, WATCHED, "stratified")
+        seen_t = random_times(watch_time_key, WATCHED, "log_snr")
         seen_noise = jax.random.normal(watch_noise_key, seen_action.shape)
         seen = diffuse(seen_action, seen_noise, jnp.broadcast_to(seen_t[:, None], seen_action.shape[:2]))
 
@@ -165,10 +165,11 @@ def _towards(aligner: Aligner, found: Array, wanted: Array, steps: int) -> Array
     """The next log temperature: raised where the divergence is too large, by dual ascent.
 
     Once the policy has had a tenth of the steps to move at all, an error decays within another tenth: slower than
-    the policy follows, fast enough to settle. What is seen of two states is noise mostly, hence the bound.
+    the policy follows, fast enough to settle. What is seen of two states is noise mostly, which averages out as long as
+    nothing is cut off it; the bound is for runs of a few steps.
     """
-    error = jnp.clip(found / wanted - 1.0, -1.0, 2.0)
-    return aligner.log_beta + jnp.where(aligner.learner.step > 0.1 * steps, 5.0 / steps, 0.0) * error
+    pace = jnp.where(aligner.learner.step > 0.1 * steps, 5.0 / steps, 0.0)
+    return aligner.log_beta + jnp.clip(pace * (found / wanted - 1.0), -0.5, 0.5)
 
 
 def is_held_out(states: int) -> Bool[np.ndarray, " states"]:

@@ -7,27 +7,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tiltrl.diffusion.energy import Energy, noise_prediction
-from tiltrl.diffusion.schedule import T_MIN, log_snr_rate
+from tiltrl.diffusion.schedule import T_MIN, log_snr
 
 AT_BOUND = 0.999
 """From here on an action of the unit box counts as clipped."""
 
 
-def kl_rate(
+def divergence(
     policy: Energy,
     behavior: Energy,
     noisy: Float[Array, "*batch act"],
     obs: Float[Array, "*#batch obs"],
     t: Float[Array, "*#batch"],
 ) -> Float[Array, "*batch"]:
-    """What one diffused action of the policy adds to `KL(pi || mu)`, in nats per unit of t.
+    """One diffused action's share in `KL(pi || mu)`, in nats: their mean over `pi_t` and times even in log-SNR is that.
 
     The divergence of two diffusions is `KL = int |d lambda_t / dt| E_pi ||eps_pi - eps_mu||^2 dt` (Girsanov; Kingma et
-    al. 2021, *Variational Diffusion Models*, has the same integral). So the mean over `t ~ U[T_MIN, 1]` and `a_t ~
-    pi_t`, times `1 - T_MIN`, is the divergence. It needs no constant of the energies.
+    al. 2021, *Variational Diffusion Models*, has the same integral). It needs no constant of the energies. Drawn
+    uniformly in t, the factor would make a few small times all that counts.
     """
     difference = noise_prediction(policy, noisy, obs, t) - noise_prediction(behavior, noisy, obs, t)
-    return -log_snr_rate(t) * jnp.sum(difference**2, axis=-1)
+    most, least = log_snr(jnp.array([T_MIN, 1.0]))
+    return (most - least) * jnp.sum(difference**2, axis=-1)
 
 
 def watch(
@@ -56,7 +57,7 @@ def watch(
         action: candidates in the unit box.
         noisy: the same, diffused to t.
         obs: their states.
-        t: one time a state, uniform in [T_MIN, 1].
+        t: one time a state, even in log-SNR.
         q: the candidates' values.
         beta: temperature.
     """
@@ -71,7 +72,7 @@ def watch(
         "accuracy": (jnp.argmax(q, axis=1) == jnp.argmax(log_ratio, axis=1)).astype(jnp.float32),
         "margin": beta * (chosen - rejected),
         # The policy's own diffused actions, as the behavior's with weights.
-        "kl": (1.0 - T_MIN) * jnp.sum(weights * kl_rate(policy, behavior, *where), axis=1),
+        "kl": jnp.sum(weights * divergence(policy, behavior, *where), axis=1),
         "effective_candidates": 1.0 / jnp.sum(weights**2, axis=1),
         "drift_chosen": chosen,
         "drift_rejected": rejected,

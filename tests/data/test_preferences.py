@@ -95,7 +95,7 @@ def test_the_chosen_action_has_no_place_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["questions.csv", "questions.parquet"])
-@pytest.mark.parametrize("answers", [["a", "B ", "tie", ""], ["1", "2", "TIE", ""]])
+@pytest.mark.parametrize("answers", [["a", "B ", "tie", ""], ["1", "2", "TIE", ""], ["1.0", "2.", "tie", ""]])
 def test_answered_questions(tmp_path, name, answers):
     found = read_preferences(write(tmp_path / name, questions(answers)), TASK)
     np.testing.assert_array_equal(found.chosen, [CHOSEN[0], REJECTED[1]])
@@ -161,8 +161,14 @@ def changed(array: np.ndarray, row: int, value: float) -> np.ndarray:
         ({"chosen": CHOSEN[:, :1]}, r"chosen has rows of shape \(1,\)"),
         ({"rejected": np.zeros((4, 2, 3))}, r"rejected has rows of shape \(2, 3\)"),
         ({"rejected": np.zeros((4, 0, 2))}, "a state needs one rejected action at least"),
-        ({"rejected": REJECTED[:2]}, "rejected has 2 rows where obs has 4"),
+        (
+            {"rejected": REJECTED[:2]},
+            "rows differ in number: obs has 4, chosen has 4, rejected has 2; each field needs one",
+        ),
         ({"obs": OBS[:0], "chosen": CHOSEN[:0], "rejected": REJECTED[:0]}, "holds no answered question"),
+        ({"obs": np.float32(0.0)}, "rows differ in number: obs has no rows, chosen has 4, rejected has 4"),
+        ({"rejected": REJECTED[:, 0]}, r"rejected has rows of shape \(\); the behavior's data needs \(1, 2\)"),
+        ({"rejected": np.zeros((4, 1, 1, 2))}, r"rejected has rows of shape \(1, 1, 2\)"),
         ({"chosen": np.array([["x", "y"]] * 4)}, "chosen: type <U1; numbers are needed"),
     ],
 )
@@ -217,7 +223,7 @@ def test_a_file_that_is_not_there(tmp_path, name):
 
 
 @pytest.mark.parametrize(("name", "place"), [("q.csv", "line 3"), ("q.parquet", "row 1")])
-@pytest.mark.parametrize("answer", ["c", "3", "0", "left"])
+@pytest.mark.parametrize("answer", ["c", "3", "0", "left", "1.5", "a.0"])
 def test_an_unknown_choice(tmp_path, name, place, answer):
     with pytest.raises(InputError, match=f"{place}, column choice: '{answer}'; a, b or 1, 2 is needed, or tie"):
         read_preferences(write(tmp_path / name, questions(["a", answer, "", ""])), TASK)
@@ -281,3 +287,58 @@ def test_held_out_accuracy_is_of_states_that_were_not_learned_from(monkeypatch, 
     assert len(told) == 1 and said in told[0]
     held_out = np.arange(n) % 20 == 19
     assert not set(np.ravel(seen)) & set(states[~held_out])
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.parquet", "pairs.npz"])
+def test_actions_of_one_number(tmp_path, name):
+    task = Task("log", None, (-1.0,), (1.0,), obs_dim=2)
+    chosen, rejected = np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.1, 0.2])  # each is a chosen one somewhere
+    obs = {"obs": OBS[:3, :2]} if name.endswith("npz") else flat(obs=OBS[:3, :2])
+    path = write(tmp_path / name, obs | {"chosen": chosen, "rejected": rejected})
+    for found in (read_preferences(path, task), from_pairs(OBS[:3, :2], chosen, rejected, task)):
+        np.testing.assert_allclose(found.chosen, chosen[:, None], rtol=1e-6)
+        np.testing.assert_allclose(found.rejected, rejected[:, None, None], rtol=1e-6)
+        assert found.candidates().action.shape == (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"obs": OBS[:3]}, "rows differ in number: obs has 3, a has 4, b has 4, choice has 4"),
+        ({"obs": np.float32(1.0)}, "rows differ in number: obs has no rows, a has 4"),
+        ({"b": REJECTED[:2]}, "rows differ in number: obs has 4, a has 4, b has 2, choice has 4"),
+        ({"choice": np.array(["a"] * 5)}, "a has 4, b has 4, choice has 5"),
+        ({"choice": np.array([["a"]] * 4)}, r"choice: shape \(4, 1\); one text or number a row is needed"),
+    ],
+)
+def test_questions_whose_rows_differ_in_number(tmp_path, fields, message):
+    arrays = {"obs": OBS, "a": CHOSEN, "b": REJECTED, "choice": np.array(["a", "b", "a", "b"])} | fields
+    with pytest.raises(InputError, match=message):
+        read_preferences(write(tmp_path / "q.npz", arrays), TASK)
+
+
+def test_flat_arrays_whose_rows_differ_in_number(tmp_path):
+    arrays = flat(obs=OBS, chosen=CHOSEN, rejected=REJECTED)
+    with pytest.raises(InputError, match=r"obs\.0 \(4,\), obs\.1 \(3,\).*; each of these needs one number a row"):
+        read_preferences(write(tmp_path / "pairs.npz", arrays | {"obs.1": arrays["obs.1"][:3]}), TASK)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"chosen": [[0.1, 1.0], [0.2], [0.3, 0.0], [0.4, 0.0]]}, "pairs: chosen has rows of 1 to 2 values"),
+        ({"obs": [[0.0, 1.0, 2.0], 3.0]}, "obs has rows of 1 to 3 values"),
+        ({"rejected": [[[0.1, 1.0], [0.2]]] * 4}, "rejected has lists of several lengths"),
+        ({"chosen": CHOSEN[:3].tolist()}, "rows differ in number: obs has 4, chosen has 3, rejected has 4"),
+    ],
+)
+def test_lists_of_several_lengths(fields, message):
+    given: dict[str, Any] = {"obs": OBS.tolist(), "chosen": CHOSEN.tolist(), "rejected": REJECTED.tolist()} | fields
+    with pytest.raises(InputError, match=message):
+        from_pairs(**given, task=TASK, name="pairs")
+
+
+def test_a_choice_that_is_a_list(tmp_path):
+    columns = questions([]) | {"choice": [["a"], ["b"], ["a"], ["b"]]}
+    with pytest.raises(InputError, match=r"choice: type list<.*>; one text or number a row is needed$"):
+        read_preferences(write(tmp_path / "q.parquet", columns), TASK)

@@ -63,6 +63,11 @@ class Rows:
                 "are needed without a gap"
             )
         columns = [self.table.read(flat[index]) for index in sorted(flat)]
+        if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
+            shapes = ", ".join(
+                f"{flat[index]} {column.shape}" for index, column in zip(sorted(flat), columns, strict=True)
+            )
+            raise InputError(f"{self.where}: of shapes {shapes}; each of these needs one number a row, of as many rows")
         return np.stack(columns, axis=1).reshape(-1, *shape)
 
     def _flat(self, field: str) -> dict[tuple[int, ...], str]:
@@ -125,19 +130,24 @@ def _csv(path: Path) -> Rows:
 def _words(path: Path, table: Table, name: str) -> list[str]:
     """A column of texts or numbers of a file that is no text itself."""
     if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet  # takes a while, and few need it
+        from pyarrow import parquet, types  # takes a while, and few need it
 
         with reading(f"{path}: {name}", "Parquet"):
             # As a dictionary, since a text that is there often takes its room once.
             column = parquet.read_table(path, columns=[name], read_dictionary=[name]).column(name)
+            if types.is_nested(column.type):
+                raise InputError(f"{path}: {name}: type {column.type}; one text or number a row is needed")
             if len(column) > _MOST_ANSWERS:
                 raise InputError(f"{path}: {name}: {len(column)} rows, more than the {_MOST_ANSWERS} that are read")
-            found: list[str] = []
+            read: list[str] = []
             for chunk in column.dictionary_encode().chunks:
                 words = [_word(value) for value in chunk.dictionary.to_pylist()]
-                found += ["" if index is None else words[index] for index in chunk.indices.to_pylist()]
-            return found
-    return [_word(value) for value in np.atleast_1d(table.read(name)).tolist()]
+                read += ["" if index is None else words[index] for index in chunk.indices.to_pylist()]
+            return read
+    found = np.atleast_1d(table.read(name))
+    if found.ndim > 1:
+        raise InputError(f"{path}: {name}: shape {found.shape}; one text or number a row is needed")
+    return [_word(value) for value in found.tolist()]
 
 
 def _word(value: Any) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -128,7 +129,8 @@ def from_pairs(
     Raises:
         InputError: sizes disagree, a value is not finite or out of bounds, or the chosen action is among the rejected.
     """
-    found, best, others = (np.asarray(array) for array in (obs, chosen, rejected))
+    given = {"obs": obs, "chosen": chosen, "rejected": rejected}
+    found, best, others = (_array(value, field, name) for field, value in given.items())
     return _checked(found, best, others, task, contradictions, name, lambda row: f"row {row}")
 
 
@@ -149,6 +151,8 @@ def _answered(rows: Rows, task: Task, contradictions: Contradictions) -> Prefere
             f"a.0, a.1, ... and b.0, b.1, ...; it has {', '.join(rows.table.names)}"
         )
     obs, words = rows.vectors("obs"), rows.words(CHOICE)
+    actions = {letter: rows.vectors(letter) for letter in letters}
+    _same_length({"obs": obs, **actions, CHOICE: np.array(words)}, rows.where)
     choice = np.array([_choice(word, letters, rows, row) for row, word in enumerate(words)], np.int64)
     answered = np.flatnonzero(choice >= 0)
     ties = sum(word.lower() == TIE for word in words)
@@ -157,8 +161,8 @@ def _answered(rows: Rows, task: Task, contradictions: Contradictions) -> Prefere
             f"{rows.where}: none of its {len(words)} questions is answered; write {', '.join(letters)} into the column "
             f"{CHOICE}, or {TIE}"
         )
-    actions = [_numbers(rows.vectors(letter), letter, (task.act_dim,), rows.where, rows.place) for letter in letters]
-    stacked, chosen = np.stack(actions, axis=1)[answered], choice[answered]
+    numbers = [_numbers(actions[letter], letter, (task.act_dim,), rows.where, rows.place) for letter in letters]
+    stacked, chosen = np.stack(numbers, axis=1)[answered], choice[answered]
     others = np.arange(len(letters)) != chosen[:, None]
     return _checked(
         obs[answered],
@@ -175,7 +179,7 @@ def _answered(rows: Rows, task: Task, contradictions: Contradictions) -> Prefere
 
 def _choice(word: str, letters: str, rows: Rows, row: int) -> int:
     """The index of the action that was chosen; -1 for none."""
-    answer = word.lower()
+    answer = re.sub(r"(?<=\d)\.0*$", "", word.lower())  # whole numbers with gaps are often written as 1.0
     if answer in ("", TIE):
         return -1
     numbers = [str(number) for number in range(1, len(letters) + 1)]
@@ -203,17 +207,18 @@ def _checked(
     unanswered: int = 0,
     ties: int = 0,
 ) -> Preferences:
+    _same_length({"obs": obs, "chosen": chosen, "rejected": rejected}, where)
     obs = _numbers(obs, "obs", (task.obs_dim,), where, place)
     if not len(obs):
         raise InputError(f"{where}: holds no answered question; one at least is needed")
     chosen = _numbers(chosen, "chosen", (task.act_dim,), where, place)
+    if rejected.ndim == 1 and task.act_dim == 1:
+        rejected = rejected[:, None]
     rejected = rejected[:, None] if rejected.ndim == 2 else rejected
     if rejected.ndim == 3 and not rejected.shape[1]:
         raise InputError(f"{where}: rejected has shape {rejected.shape}; a state needs one rejected action at least")
-    rejected = _numbers(rejected, "rejected", (*rejected.shape[1:2], task.act_dim), where, place)
-    for field, array in (("chosen", chosen), ("rejected", rejected)):
-        if len(array) != len(obs):
-            raise InputError(f"{where}: {field} has {len(array)} rows where obs has {len(obs)}; one a state is needed")
+    m = rejected.shape[1] if rejected.ndim == 3 else 1
+    rejected = _numbers(rejected, "rejected", (m, task.act_dim), where, place)
     chosen, rejected = (
         _within(array, field, task, where, place) for field, array in (("chosen", chosen), ("rejected", rejected))
     )
@@ -229,6 +234,24 @@ def _checked(
         raise InputError(f"{where}: every answer contradicts another one; nothing is left once those are dropped")
     counts = unanswered, ties, int(against.sum())
     return Preferences(obs[kept], chosen[kept], rejected[kept], where, *counts, contradictions)
+
+
+def _array(value: Any, field: str, where: str) -> np.ndarray:
+    """What somebody gave as one array; lists within lists may be no such thing."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        lengths = sorted({len(row) if isinstance(row, Sized) else 1 for row in value})
+        found = f"rows of {lengths[0]} to {lengths[-1]} values" if len(lengths) > 1 else "lists of several lengths"
+        raise InputError(f"{where}: {field} has {found}; every row needs as many numbers as any other") from error
+
+
+def _same_length(fields: dict[str, np.ndarray], where: str) -> None:
+    """Refuse fields that have not all one row a state."""
+    lengths = {field: len(array) if array.ndim else None for field, array in fields.items()}
+    if None in lengths.values() or len(set(lengths.values())) > 1:
+        told = [f"{field} has {'no rows' if rows is None else rows}" for field, rows in lengths.items()]
+        raise InputError(f"{where}: rows differ in number: {', '.join(told)}; each field needs one row a state")
 
 
 def _numbers(

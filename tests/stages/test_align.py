@@ -80,8 +80,8 @@ class Leaning(eqx.Module):
 
 @pytest.mark.parametrize("std", [0.5, 0.1])
 def test_a_divergence_is_reached_at_the_temperature_it_takes(std: float) -> None:
-    # Values obs * a / std move the mean by obs std / beta, obs^2 / (2 beta^2) nats away: nothing in some states, in some
-    # ten times the mean.
+    # Values obs * a / std move the mean by obs std / beta, obs^2 / (2 beta^2) nats away: nothing in some states, but
+    # ten times the mean in others.
     rng, kl = np.random.default_rng(0), jnp.array([0.5, 2.0])
     obs = jnp.asarray(rng.normal(size=(1, 2000, 1)), jnp.float32)
     candidates = jnp.asarray(std * rng.normal(size=(1, 2000, 16, 1)), jnp.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,31 @@ def test_answers_are_not_written_over(tmp_path):
     check_target(tmp_path / "q.csv", overwrite=True)
     with pytest.raises(InputError, match=r"must end in \.csv or \.parquet"):
         check_target(tmp_path / "q.txt", overwrite=False)
+
+
+def test_home_is_looked_at_where_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_target("~/q.csv", overwrite=False) == tmp_path / "q.csv"
+    write_questions("~/q.csv", np.arange(5), OBS, ACTION)
+    assert (tmp_path / "q.csv").is_file()
+    with pytest.raises(InputError, match="exists already, perhaps with answers"):
+        check_target("~/q.csv", overwrite=False)
+
+
+def test_what_cannot_be_written_is_refused_before_questions_are_made(tmp_path, monkeypatch):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError, match=r"folder\.csv: is a folder; give the path of a file"):
+        check_target(tmp_path / "folder.csv", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        check_target(tmp_path / "file" / "q.csv", overwrite=False)
+    with pytest.raises(InputError, match="cannot be written: File name too long"):
+        check_target(tmp_path / f"{'long' * 100}.csv", overwrite=False)
+    check_target(tmp_path / "new" / "er" / "q.csv", overwrite=False)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(InputError, match=f"cannot be written: no permission to write in {tmp_path}"):
+        check_target(tmp_path / "new" / "q.csv", overwrite=False)
 
 
 def test_the_difference_is_that_of_the_most_alike_where_they_differ_most():

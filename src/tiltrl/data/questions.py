@@ -9,23 +9,37 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tiltrl.data.aside import file_aside
+from tiltrl.data.aside import file_aside, reported
 from tiltrl.data.preferences import CHOICE, LETTERS
 from tiltrl.errors import InputError
 
 FORMATS = (".csv", ".parquet")
 
 
-def check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Refuse what could not be written, before the questions are made.
 
+    Returns:
+        The path, with `~` replaced by the home folder.
+
     Raises:
-        InputError: the name has another ending, or the file is there, answers in it perhaps.
+        InputError: the name has another ending, the file is there, answers in it perhaps, it is a folder, or nothing
+            can be written where it is to be.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: the file's name must end in {' or '.join(FORMATS)}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already, perhaps with answers; give another --out, or --overwrite")
+    target = Path(os.path.expanduser(path))
+    if target.suffix.lower() not in FORMATS:
+        raise InputError(f"{target}: the file's name must end in {' or '.join(FORMATS)}")
+    with reported(target):
+        if target.is_dir():
+            raise InputError(f"{target}: is a folder; give the path of a file")
+        if target.exists() and not overwrite:
+            raise InputError(f"{target}: exists already, perhaps with answers; give another --out, or --overwrite")
+        parent = next(folder for folder in target.absolute().parents if folder.exists())  # missing ones will be made
+        if not parent.is_dir():
+            raise InputError(f"{target}: cannot be written: {parent} is no folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"{target}: cannot be written: no permission to write in {parent}")
+    return target
 
 
 def least_difference(unit: Float[np.ndarray, "states k act"]) -> Float[np.ndarray, " states"]:
@@ -79,8 +93,7 @@ def write_questions(
     Raises:
         InputError: the file is there, or cannot be written.
     """
-    target = Path(path).expanduser()
-    check_target(target, overwrite)
+    target = check_target(path, overwrite)
     columns: dict[str, np.ndarray] = {"step": step}
     columns |= {f"obs.{i}": obs[:, i] for i in range(obs.shape[1])}
     for number in range(action.shape[1]):

@@ -85,14 +85,21 @@ class RunConfig:
         """What the policy agrees with.
 
         Raises:
-            InputError: preferences are given, and an option that only values have a use for.
+            InputError: preferences are given, and an option that only values have a use for; or the other way round.
         """
         if self.preferences is None:
+            if self.contradictions != "keep":
+                raise InputError(
+                    f"contradictions = {self.contradictions}: only preferences contradict each other; leave it out, or "
+                    "give --preferences"
+                )
             return self.objective or "value"
         of_values = {
             "objective": self.objective if self.objective == "value" else None,
             "critic": self.critic,
             "k": self.k,
+            "rewards": self.rewards if self.rewards != "auto" else None,
+            "best_of": self.best_of,
             "label_fraction": self.label_fraction if self.label_fraction != 1.0 else None,
         }
         for name, value in of_values.items():

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from tiltrl import scoring
 from tiltrl.data.preferences import also_among, from_pairs, read_preferences
 from tiltrl.errors import InputError
+from tiltrl.options import RunConfig
 from tiltrl.types import Candidates, Task
 
 TASK = Task("log", None, (-1.0, -2.0), (1.0, 2.0), obs_dim=3)
@@ -342,3 +343,18 @@ def test_a_choice_that_is_a_list(tmp_path):
     columns = questions([]) | {"choice": [["a"], ["b"], ["a"], ["b"]]}
     with pytest.raises(InputError, match=r"choice: type list<.*>; one text or number a row is needed$"):
         read_preferences(write(tmp_path / "q.parquet", columns), TASK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"best_of": 4}, "best_of = 4: preferences have no values"),
+        ({"rewards": "none"}, "rewards = none: preferences have no values"),
+        ({"preferences": None, "contradictions": "drop"}, "contradictions = drop: only preferences contradict"),
+    ],
+)
+def test_options_that_would_do_nothing(options, message):
+    given: dict[str, Any] = {"preferences": Path("answers.csv")} | options
+    with pytest.raises(InputError, match=message):
+        _ = RunConfig("log.npz", **given).agreed
+    assert RunConfig("log.npz", preferences=Path("answers.csv"), contradictions="drop").agreed == "preference"

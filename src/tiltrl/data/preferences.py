@@ -101,7 +101,7 @@ def read_preferences(path: str | os.PathLike[str], task: Task, contradictions: C
     Raises:
         InputError: the file cannot be read, lacks a column, or holds what cannot be used; names the line or row.
     """
-    with open_rows(Path(path).expanduser()) as rows:
+    with open_rows(Path(os.path.expanduser(path))) as rows:
         if CHOICE in rows.table.names:
             return _answered(rows, task, contradictions)
         obs, chosen, rejected = (rows.vectors(field) for field in ("obs", "chosen", "rejected"))

@@ -17,12 +17,12 @@ from tiltrl.cli_critic import CheckOptions
 from tiltrl.data import from_arrays, load
 from tiltrl.data.write import write_npz
 from tiltrl.errors import InputError
-from tiltrl.evaluation.ranking import Estimate, Ranking
+from tiltrl.evaluation.ranking import Estimate, Ranking, mean_of
 from tiltrl.evaluation.truth import RolloutCheck, rollout_check
 from tiltrl.main import answer
 from tiltrl.options import RunConfig
 from tiltrl.stages.critics.check import TrustCheck
-from tiltrl.trust import critic_folder, judged
+from tiltrl.trust import LEAST_STATES, critic_folder, judged
 from tiltrl.trust_rollouts import RolloutConfig
 from tiltrl.types import Transitions
 
@@ -41,7 +41,7 @@ def rollouts(gain: Estimate, rank: Estimate) -> RolloutCheck:
         reproduced=1.0,
         steps_ahead=2,
     )
-    return replace(found, gain=gain, ranking=Ranking(rank, NOTHING, 0.5, NOTHING))
+    return replace(found, states=64, gain=gain, ranking=Ranking(rank, NOTHING, 0.5, NOTHING))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,26 @@ def test_rollouts_decide_where_there_are_any(gain: Estimate, rank: Estimate, ver
     assert judged(GOOD, None)[0] == "good"
     assert judged(GOOD, rollouts(gain, rank))[0] == verdict
     assert judged(replace(GOOD, verdict="harmful"), rollouts(gain, rank))[0] == verdict
+
+
+def test_rollouts_from_few_states_decide_nothing() -> None:
+    certain = Estimate(2.0, 1.0, 3.0)
+    few = replace(rollouts(certain, certain), states=LEAST_STATES - 1)
+    assert judged(GOOD, few) == ("weak", "too few states: rollouts from 15 decide nothing, from 16 they may")
+    assert judged(replace(GOOD, verdict="harmful"), few)[0] == "weak"
+    assert judged(GOOD, replace(few, states=LEAST_STATES))[0] == "good"
+
+
+def test_a_resampled_interval_of_noise_rarely_excludes_zero_from_so_many_states() -> None:
+    noise = np.random.default_rng(0).normal(size=(200, LEAST_STATES))
+    found = [mean_of(values) for values in noise]
+    assert np.mean([one.low > 0 or one.high < 0 for one in found]) < 0.11
+
+
+def test_q_is_not_followed_beyond_the_horizon() -> None:
+    with pytest.raises(InputError, match="steps_ahead = 20; it must lie in 1 to the horizon, 10"):
+        RolloutConfig(states=16, horizon=10)
+    RolloutConfig(states=16, horizon=20)
 
 
 def test_what_following_q_brings_is_measured_against_the_behavior() -> None:
@@ -171,7 +191,7 @@ def test_rollouts_are_kept_and_an_interrupted_check_goes_on(
     assert len(calls) == 3 + 2, "the second two states alone, by candidates and along Q"
     (check,) = found_in(copied)["checks"]
     assert check["rollouts"]["states"] == 4 and check["rollouts"]["reproduced"] >= 0.9
-    assert check["verdict"] in ("good", "weak", "harmful")
+    assert check["verdict"] == "weak" and check["reason"].startswith("too few states")
     assert "rollouts: rank correlation within a state" in capsys.readouterr().out
     cli_critic.check(options)
     assert len(calls) == 5, "returns that are there are not made again"

@@ -41,8 +41,8 @@ class CheckOptions:
     run: tyro.conf.Positional[Path]
     """A folder of `tiltrl run` or `tiltrl critic train`; where that holds several critics, one's folder in it."""
     rollouts: int = 0
-    """States of held-out episodes to try actions from, in the environment: 64 take some minutes. 0: look at the logged
-    episodes only."""
+    """States of held-out episodes to try actions from, in the environment: 64 take some minutes, and fewer than 16
+    give no verdict. 0: look at the logged episodes only."""
     horizon: int = 250
     """Steps of a rollout whose rewards are summed."""
     steps_ahead: int = 20
@@ -141,4 +141,4 @@ def _print(one: CriticCheck) -> None:
 
 
 def _numbers(found: Estimate) -> tuple[str, str]:
-    return f"{found.value:.3g}", f"{found.low:.3g} to {found.high:.3g}"
+    return f"{found.value:.3g}", f"{found.low:.3g} to {found.high:.3g}" if found.resampled else "unknown"

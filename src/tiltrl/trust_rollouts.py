@@ -44,9 +44,14 @@ class RolloutConfig:
         """Refuse numbers that nothing can be told from.
 
         Raises:
-            InputError: one lies outside its bounds.
+            InputError: one lies outside its bounds, or Q would be followed for longer than rewards are summed.
         """
         check_ranges(self, states=(2, 100_000), horizon=(1, 100_000), steps_ahead=(1, 100_000))
+        if self.steps_ahead > self.horizon:
+            raise InputError(
+                f"steps_ahead = {self.steps_ahead}; it must lie in 1 to the horizon, {self.horizon}: nothing is summed "
+                "after it"
+            )
 
 
 def check_by_rollouts(run: Run, i: int, config: RolloutConfig) -> RolloutCheck:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tiltrl.evaluation.calibration import HeldOut, held_out_check, known_to_the_end, quantile_bins
+from tiltrl.evaluation.ranking import mean_over
 
 EPISODES, LENGTH = 80, 25
 EPISODE = np.repeat(np.arange(EPISODES), LENGTH)
@@ -84,4 +85,12 @@ def test_one_episode_has_no_neighbors_and_no_interval() -> None:
         known=np.ones(10, bool),
         episode=np.zeros(10, dtype=np.int64),
     )
-    assert found.nearby.value == 0.0 and found.rank.low == found.rank.high
+    assert found.nearby.value == 0.0 and found.nearby_distance is None
+    assert not any(one.resampled for one in (found.rank, found.slope, found.level_slope, found.overestimation))
+    assert not any(some.outcome.resampled for some in found.bins)
+
+
+def test_five_episodes_are_enough_for_an_interval() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    four, five = (mean_over(values, np.arange(40) % episodes) for episodes in (4, 5))
+    assert not four.resampled and five.resampled and five.low < five.value < five.high

@@ -34,7 +34,8 @@ class HeldOut:
     rank: Estimate  # correlation of ranks of that advantage and that outcome, all states together
     slope: Estimate  # of that outcome on that advantage: 1 is calibrated, below exaggerates
     nearby: Estimate  # correlation of differences between a step and the nearest of another episode
-    nearby_distance: float  # median distance of those two, in standard deviations a dimension: 0 is one state
+    # Median distance of those two, in standard deviations a dimension: 0 is one state. None: no other episode.
+    nearby_distance: float | None
     level_bins: tuple[Bin, ...]  # of Q: discounted return
     level_slope: Estimate  # of return on Q
     overestimation: Estimate  # mean of Q less return
@@ -112,13 +113,13 @@ def _ranks(values: Float[np.ndarray, " items"]) -> Float[np.ndarray, " items"]:
 
 def _neighbors(
     obs: Float[np.ndarray, "steps obs"], episode: Int[np.ndarray, " steps"]
-) -> tuple[Int[np.ndarray, "2 pairs"], float]:
+) -> tuple[Int[np.ndarray, "2 pairs"], float | None]:
     """Steps, each with the nearest of the other half of the episodes, and their median distance a dimension."""
     from scipy.spatial import KDTree  # here, because it is slow and little needs it
 
     even, odd = np.flatnonzero(episode % 2 == 0), np.flatnonzero(episode % 2 == 1)
     if not len(odd):
-        return np.zeros((2, 1), dtype=np.int64), 0.0  # one episode: nothing to compare with
+        return np.zeros((2, 1), dtype=np.int64), None  # one episode: nothing to compare with
     some = even[:: -(-len(even) // MOST_PAIRS)]
     distance, nearest = KDTree(obs[odd]).query(obs[some])
     return np.stack([some, odd[nearest]]), float(np.median(distance)) / float(np.sqrt(obs.shape[1]))

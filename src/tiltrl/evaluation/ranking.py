@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from tiltrl.errors import InputError
 
 RESAMPLES = 2000
+LEAST_UNITS = 5
+"""States or episodes below which resampling them says nothing; of one, an interval would be a point."""
 Statistic = Callable[[Float[np.ndarray, "sums resamples"]], Float[np.ndarray, " resamples"]]
 
 
@@ -28,6 +30,7 @@ class Estimate:
     value: float
     low: float
     high: float
+    resampled: bool = True  # False: of too few units for an interval; `low` and `high` repeat the value and say nothing
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,17 @@ class Ranking:
 def bootstrap(sums: Float[np.ndarray, "sums units"], statistic: Statistic) -> Estimate:
     """A statistic that is a function of sums over units, such as states or episodes, and its interval.
 
+    Of fewer than `LEAST_UNITS` there is no interval.
+
     Args:
         sums: what each unit adds to each sum.
         statistic: maps sums, a column a resample, to one number each.
     """
     count = sums.shape[1]
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)
     value = float(statistic(sums.sum(axis=1, keepdims=True))[0])
+    if count < LEAST_UNITS:
+        return Estimate(value, value, value, resampled=False)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)
     low, high = np.quantile(statistic(sums @ weights.T.astype(np.float64)), [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 

@@ -82,7 +82,7 @@ def _draw_gains(axes: Axes, found: RolloutCheck) -> None:
         (f"for {found.steps_ahead} steps", found.gain),
     )
     for height, (_, gain) in enumerate(bars):
-        certain = gain.low > 0 or gain.high < 0
+        certain = gain.resampled and (gain.low > 0 or gain.high < 0)
         axes.plot([gain.low, gain.high], [height, height], color=_MEASURED if certain else _FAINT, linewidth=3.5)
         axes.plot(gain.value, height, "o", color=_MEASURED, ms=8, markeredgecolor="white")
     axes.axvline(0.0, color=_INK, linewidth=1, linestyle=(0, (2, 3)))

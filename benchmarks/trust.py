@@ -54,7 +54,7 @@ class Point:
 
 
 def points_of(folder: Path) -> list[Point]:
-    """The critics of one run, a seed each; without `critic-check.json` only with what the run itself found.
+    """The critics of one run, a seed each; without a `critic-check.json` of them only with what the run itself found.
 
     Raises:
         InputError: the run is not finished, or was not evaluated with a behavior and an aligned policy.
@@ -68,7 +68,13 @@ def points_of(folder: Path) -> list[Point]:
     if "behavior" not in scores or not aligned:
         raise InputError(f"{path}: rows: hold {', '.join(scores)}; a behavior and an aligned policy are needed")
     files = [*folder.glob("critic-check.json"), *folder.glob("critic-*/critic-check.json")]
-    checks = json.loads(files[0].read_text())["checks"] if files else [{"trust": found} for found in results["trust"]]
+    checks = [{"trust": trust} for trust in results["trust"]]
+    for file in files:  # a folder may hold several critics; the scores are those of the last run's
+        kept = json.loads(file.read_text())["checks"]
+        if [check["trust"] for check in kept] == results["trust"]:
+            checks = kept
+            break
+        print(f"{file}: skipped, as results.json is of another critic")
     found = []
     for i, check in enumerate(checks):
         numbers = {name: value for name, place in NUMBERS.items() if (value := _at(check, place)) is not None}

@@ -17,7 +17,8 @@ from tiltrl.api import policy_config
 from tiltrl.data.write import write_npz
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
-from tiltrl.given import GivenFunction, given_critic, is_function
+from tiltrl.given import GivenFunction, check_used, given_critic, is_function
+from tiltrl.options import RunConfig
 from tiltrl.policy import Policy
 from tiltrl.presets import FAST
 from tiltrl.stages.annotate import SamplerConfig
@@ -100,14 +101,72 @@ def test_a_saved_critic_fits_its_own_data_only(folder: Path) -> None:
     data = tiltrl.load(str(folder / "log.npz"))
     own, other = given_critic(str(folder / "policy")), given_critic(str(folder / "other"))
     assert own is not None and other is not None
-    own.check_fits(data, force=False)
+    assert own.beside(data, force=False) is own
     with pytest.raises(InputError, match=r"was trained on other data \(.*fingerprint 0123456789abcdef; this is .*--f"):
-        other.check_fits(data, force=False)
-    other.check_fits(data, force=True)
+        other.beside(data, force=False)
+    other.beside(data, force=True)
     wide = tiltrl.from_arrays(np.zeros((9, 4)), np.linspace(-1, 1, 18).reshape(9, 2), episode=np.arange(9) // 3)
     with pytest.raises(InputError, match="takes 3 observations and 2 actions; the data has 4 and 2"):
-        own.check_fits(wide, force=True)
+        own.beside(wide, force=True)
     assert own.saved_with(scaling_of(data, normalize=True)) and not own.saved_with(scaling_of(data, normalize=False))
+
+
+def test_a_function_that_reads_other_weights_is_another_critic(tmp_path: Path) -> None:
+    (tmp_path / "value.py").write_text(
+        "from pathlib import Path\n"
+        "weight = float((Path(__file__).parent / 'weight.txt').read_text())\n"
+        "def q(obs, action): return weight * action[:, 0]\n"
+    )
+    data, digests = logged(0), []
+    for weight in ("1.0", "2.0", "1.0"):
+        (tmp_path / "weight.txt").write_text(weight)
+        found = given_critic(f"{tmp_path}/value.py:q")
+        assert isinstance(found, GivenFunction)
+        digests.append(found.beside(data, force=False).digest)
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_function_that_fails_on_the_data_is_refused_at_once(folder: Path) -> None:
+    found = given_critic(f"{folder}/value.py:broken")
+    assert found is not None
+    with pytest.raises(InputError, match=r"broken: failed on obs of shape \(64, 3\)"):
+        found.beside(logged(0), force=False)
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+@pytest.mark.parametrize("base", ["@dataclasses.dataclass\nclass Q", "class Q(eqx.Module)"])
+def test_a_file_may_define_dataclasses(tmp_path: Path, future: str, base: str) -> None:
+    source = f"{future}import dataclasses\nimport equinox as eqx\n{base}:\n    scale: float\n"
+    source += "    def __call__(self, obs, action):\n        return self.scale * action[:, 0]\n\nq = Q(2.0)\n"
+    (tmp_path / "module.py").write_text(source)
+    found = given_critic(f"{tmp_path}/module.py:q")
+    assert isinstance(found, GivenFunction) and found.function(np.ones((1, 3)), np.ones((1, 2)))[0] == 2.0
+
+
+def test_a_file_that_fails_is_no_module(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text("1 / 0\n")
+    with pytest.raises(InputError, match="cannot be imported: ZeroDivisionError"):
+        given_critic(f"{tmp_path}/half.py:q")
+    assert "tiltrl_critic_half" not in sys.modules
+
+
+def test_options_without_effect_are_refused(folder: Path) -> None:
+    data = tiltrl.load(str(folder / "log.npz"))
+    ours, other = (scaling_of(data, normalize=normalize) for normalize in (True, False))
+    function, network = given_critic(f"{folder}/value.py:small"), given_critic(str(folder / "policy"))
+    for given in (None, function):
+        with pytest.raises(InputError, match="force = True: there is no policy's critic to take"):
+            check_used(given, ours, force=True, best_of=None)
+    with pytest.raises(
+        InputError, match=r"best_of = 4: the critic .*value\.py:small is a function, so it is not saved"
+    ):
+        check_used(function, ours, force=False, best_of=4)
+    with pytest.raises(InputError, match="best_of = 4: .* sees other units"):
+        check_used(network, other, force=True, best_of=4)
+    check_used(network, ours, force=True, best_of=4)
+    check_used(None, ours, force=False, best_of=4)
+    with pytest.raises(InputError, match="best_of = 4: preferences have no values"):
+        _ = RunConfig("demo", preferences=folder / "answers.csv", best_of=4).agreed
 
 
 @pytest.mark.parametrize(
@@ -137,7 +196,7 @@ def align(folder: Path, critic: str, *more: str, data: str = "log.npz", out: str
 def test_a_run_takes_a_function(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     align(folder, "value.py:small")
     said = capsys.readouterr().out
-    assert "critic of seed 0: " in said
+    assert "critic of seed 0: " in said and "are not known to be unseen" in said
     (policy,) = (folder / "run" / "policies").glob("beta1-critic-*-seed0")
     assert tiltrl.load_policy(policy).critic is None  # a function cannot be saved
     with pytest.raises(InputError, match="the critic values all 16 candidates of every state alike"):

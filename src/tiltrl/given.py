@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
@@ -22,12 +25,13 @@ from tiltrl.policy_folder import PolicyConfig, read_policy
 from tiltrl.presets import CRITICS
 from tiltrl.serialization import fingerprint
 from tiltrl.stages.annotate import SamplerConfig
-from tiltrl.stages.critics.function import FunctionScore
+from tiltrl.stages.critics.function import FunctionScore, values_of
 from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.critics.score import CriticScore
-from tiltrl.types import Scaling, Transitions
+from tiltrl.types import Scaling, Transitions, read
 
 AnyScore = CriticScore | FunctionScore
+_ROWS = 64  # logged rows whose values are part of a function's digest
 _MOST_SOURCE = 10_000_000  # bytes of a Python file
 
 
@@ -36,11 +40,19 @@ class GivenFunction:
     """A function `(obs, action) -> q` by its place."""
 
     place: str  # as typed
-    digest: str  # of its file; not of what that imports
+    digest: str  # of its file, not of what that imports or reads; beside data, of its values there as well
     function: Callable[..., Any]
 
-    def check_fits(self, data: Transitions, *, force: bool) -> None:
-        """A function fits any data; whether it does is seen when it is called."""
+    def beside(self, data: Transitions, *, force: bool) -> Self:
+        """The function with a digest that tells apart what it says of the data's first rows, as its weights may change.
+
+        Raises:
+            InputError: it fails there, or its values cannot be used.
+        """
+        rows = slice(0, _ROWS)
+        values = values_of(self.function, self.place, read(data.obs, rows), read(data.action, rows))
+        told = self.digest.encode() + np.ascontiguousarray(values, "<f4").tobytes()
+        return replace(self, digest=hashlib.sha256(told).hexdigest()[:16])
 
     def saved_with(self, scaling: Scaling) -> bool:
         """Never with a policy: a function is no array."""
@@ -60,8 +72,8 @@ class GivenNetwork:
     critic: Critic
     config: PolicyConfig
 
-    def check_fits(self, data: Transitions, *, force: bool) -> None:
-        """Refuse a critic of another task, and one of other data unless that is meant.
+    def beside(self, data: Transitions, *, force: bool) -> Self:
+        """The same critic; one of another task is refused, and one of other data unless that is meant.
 
         Raises:
             InputError: as said.
@@ -78,6 +90,7 @@ class GivenNetwork:
                 f"critic = {self.place}: was trained on other data ({theirs.dataset}, fingerprint {found}; this is "
                 f"{ours.dataset}, {wanted}); its values may mean nothing here; --force takes it all the same"
             )
+        return self
 
     def saved_with(self, scaling: Scaling) -> bool:
         """Whether it can be a policy's own critic: the two see the same units."""
@@ -114,6 +127,25 @@ def given_critic(place: str | None) -> GivenCritic | None:
     return GivenNetwork(place, hashlib.sha256(described.encode()).hexdigest()[:16], critic, config)
 
 
+def check_used(given: GivenCritic | None, scaling: Scaling, *, force: bool, best_of: int | None) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        InputError: `force` without a policy's critic, or `best_of` without a critic that is saved with the policy.
+    """
+    if force and not isinstance(given, GivenNetwork):
+        raise InputError(
+            "force = True: there is no policy's critic to take; give its folder as --critic, or leave it out"
+        )
+    if best_of is None or given is None or given.saved_with(scaling):
+        return
+    why = "is a function" if isinstance(given, GivenFunction) else "sees other units of states and actions"
+    raise InputError(
+        f"best_of = {best_of}: the critic {given.place} {why}, so it is not saved with the policy, which cannot choose "
+        "by it; leave out --best-of"
+    )
+
+
 def is_function(place: str) -> bool:
     """Whether the place is that of a function, and to load it means to execute code."""
     where, _, name = place.rpartition(":")
@@ -137,9 +169,11 @@ def _from_file(path: Path, place: str) -> ModuleType:
     found = importlib.util.spec_from_file_location(f"tiltrl_critic_{path.stem}", path)
     assert found is not None and found.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # where dataclasses look annotations up that are strings
     try:
         found.loader.exec_module(module)
     except Exception as error:  # whatever it is, it is the user's file that has to be mended
+        sys.modules.pop(found.name, None)
         raise InputError(f"critic = {place}: cannot be imported: {type(error).__name__}: {error}") from error
     return module
 

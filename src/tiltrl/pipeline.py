@@ -28,7 +28,7 @@ from tiltrl.data.transforms import rewards_for
 from tiltrl.diffusion.energy import Energy
 from tiltrl.errors import InputError
 from tiltrl.evaluation.rollout import check_environment
-from tiltrl.given import AnyScore, GivenCritic, given_critic
+from tiltrl.given import AnyScore, GivenCritic, check_used, given_critic
 from tiltrl.options import RunConfig
 from tiltrl.presets import Preset, Tilt, chosen, tilts
 from tiltrl.progress import Reporter
@@ -83,7 +83,9 @@ class Run:
         if rewards and config.preferences is not None:
             raise InputError(f"preferences = {config.preferences}: no critic is made of these; use align or run")
         if self.given is not None:
-            self.given.check_fits(self.data, force=config.force)
+            self.given = self.given.beside(self.data, force=config.force)
+        self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
+        check_used(self.given, self.scaling, force=config.force, best_of=config.best_of)
         if rewards and self._checkable:
             _ = self.split
         self.preferences: Preferences | None = None
@@ -100,7 +102,6 @@ class Run:
             "seed": config.seed,
         }
         self.folder = RunFolder(config.folder, identity)
-        self.scaling: Scaling = scaling_of(self.data, normalize=self.preset.normalize_obs)
 
     @cached_property
     def split(self) -> tuple[Transitions, np.ndarray, Transitions]:
@@ -182,6 +183,11 @@ class Run:
             self.critic_stage.finish(self._checked(scores), began)
         if not self._checkable:
             self.reporter.say(f"critic {given.place}: not checked, as all rewards of the data are 0")
+        else:
+            self.reporter.say(
+                f"critic {given.place}: the episodes it is checked on are not known to be unseen: if it has "
+                "learned from them, the check says too much good of it"
+            )
         return scores
 
     def _checked(self, scores: list[AnyScore]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from tiltrl.types import Transitions
 MOST_STEPS = 20_000
 """Held-out steps, about, that are looked at; whole episodes."""
 LEAST_STATES = 16
-"""States below which rollouts give no verdict: a 95 % interval resampled from 5 values of pure noise leaves out 0 in 16 %
-of cases, from 2 in half of them, from 1 always; from 16 in 8 %."""
+"""States below which rollouts give no verdict: a 95 % interval resampled from 5 values of pure noise leaves out 0 in
+16 % of cases, from 2 in half of them, from 1 always; from 16 in 8 %."""
 
 
 @dataclass(frozen=True)

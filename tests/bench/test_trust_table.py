@@ -42,6 +42,20 @@ def test_a_run_that_was_not_checked_counts_with_what_it_found_itself(tmp_path: P
     assert point.verdict == "good" and point.numbers["rank"] == 0.2 and "rollouts: slope" not in point.numbers
 
 
+def test_a_check_of_another_critic_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = make_run(tmp_path / "run", 0.2, 5.0), make_run(tmp_path / "other", 0.7, 1.0)
+    for name, source in (("critic-1", other), ("critic-2", run)):
+        (run / name).mkdir()
+        (run / name / "critic-check.json").write_bytes((source / "critic-check.json").read_bytes())
+    (run / "critic-check.json").unlink()
+    (point,) = trust.points_of(run)
+    assert point.numbers["rank"] == 0.2 and point.numbers["rollouts: slope"] == -0.2
+    (run / "critic-2" / "critic-check.json").unlink()
+    (point,) = trust.points_of(run)
+    assert point.numbers["rank"] == 0.2 and "rollouts: slope" not in point.numbers
+    assert "critic-1/critic-check.json: skipped, as results.json is of another critic" in capsys.readouterr().out
+
+
 def test_a_run_that_is_not_finished_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"results\.json: is missing"):
         trust.points_of(tmp_path)

@@ -43,19 +43,7 @@ class FunctionScore:
         Raises:
             InputError: the function fails, or does not return one finite number a row.
         """
-        try:
-            q = np.asarray(self.function(obs, action), np.float32)
-        except Exception as error:  # whatever it is, it is the user's function that has to be mended
-            raise InputError(
-                f"critic {self.name}: failed on obs of shape {obs.shape} and action of shape {action.shape}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if q.shape != (len(obs),):
-            raise InputError(f"critic {self.name}: returned shape {q.shape}; one number a row is needed, ({len(obs)},)")
-        if not np.isfinite(q).all():
-            bad = q[~np.isfinite(q)][0]
-            raise InputError(f"critic {self.name}: returned {bad}; every action needs a finite value")
-        return q
+        return values_of(self.function, self.name, obs, action)
 
     def ensemble(
         self, obs: Float[np.ndarray, "batch obs"], action: Float[np.ndarray, "batch act"]
@@ -67,3 +55,32 @@ class FunctionScore:
         """V of each state: the mean of Q over four actions of the behavior."""
         unit = sample_candidates(self.behavior, self.scaling.normalize_obs(obs), 4, self.sampler, jax.random.key(1))
         return annotate(self, obs, self.scaling.to_env(unit)).mean(axis=1)
+
+
+def values_of(
+    function: Score, name: str, obs: Float[np.ndarray, "batch obs"], action: Float[np.ndarray, "batch act"]
+) -> Float[np.ndarray, " batch"]:
+    """What a user's function returns, if it can be used.
+
+    Args:
+        function: `(obs, action) -> q`.
+        name: for messages.
+        obs: in the environment's units.
+        action: likewise.
+
+    Raises:
+        InputError: the function fails, or does not return one finite number a row.
+    """
+    try:
+        q = np.asarray(function(obs, action), np.float32)
+    except Exception as error:  # whatever it is, it is the user's function that has to be mended
+        raise InputError(
+            f"critic {name}: failed on obs of shape {obs.shape} and action of shape {action.shape}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if q.shape != (len(obs),):
+        raise InputError(f"critic {name}: returned shape {q.shape}; one number a row is needed, ({len(obs)},)")
+    if not np.isfinite(q).all():
+        bad = q[~np.isfinite(q)][0]
+        raise InputError(f"critic {name}: returned {bad}; every action needs a finite value")
+    return q

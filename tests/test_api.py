@@ -46,7 +46,7 @@ def test_from_data_to_episodes(small, behavior, tmp_path):
 def test_a_critic_of_no_rewards_is_refused(small, behavior):
     data, preset = small
     silent = dataclasses.replace(data, reward=np.zeros_like(data.reward))
-    with pytest.raises(tiltrl.InputError, match="all rewards are 0, from which a critic can learn nothing"):
+    with pytest.raises(tiltrl.InputError, match="all rewards are 0.*--critic FILE:FUNCTION.*--preferences FILE"):
         tiltrl.fit_critic(silent, behavior, preset)
 
 

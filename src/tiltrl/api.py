@@ -73,7 +73,8 @@ def split_for_critic(
     if not data.reward.any():
         raise InputError(
             f"{data.task.dataset}: all rewards are 0, from which a critic can learn nothing; name the column that "
-            "holds them (?reward=NAME), or align with a score of your own in Python"
+            "holds them (?reward=NAME), or align with values of your own (--critic FILE:FUNCTION; in Python any score) "
+            "or with people's answers (--preferences FILE)"
         )
     whole = dataclasses.replace(data, reward=critic_rewards(data, rewards))
     return split_episodes(whole, min(preset.held_out, MOST_HELD_OUT / len(data)), seed=0)

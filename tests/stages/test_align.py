@@ -97,20 +97,3 @@ def test_a_divergence_is_reached_at_the_temperature_it_takes(std: float) -> None
     )
     np.testing.assert_allclose(found.policy.slope[0] ** 2 / (2 * std**2), kl, rtol=0.15)
     np.testing.assert_allclose(found.beta[0], 1 / np.sqrt(2 * np.asarray(kl)), rtol=0.2)
-
-
-def test_the_anchor_has_the_same_optimum() -> None:
-    # Alone it is the denoising of actions weighted by exp(q / beta): the mean moves by slope s^2 / beta.
-    rng, betas = np.random.default_rng(0), jnp.array([1.0, 2.0])
-    candidates = jnp.asarray(STD * rng.normal(size=(1, 2048, 64, 1)), jnp.float32)
-    config = AlignConfig(steps=600, batch=64, learning_rate=1e-2, cosine=True, average=0.9, anchor=1e3)
-    found = train_policy(
-        Gaussian(jnp.zeros(1)),
-        jnp.zeros((1, 2048, 1)),
-        candidates,
-        candidates[..., 0],
-        betas,
-        config,
-        jax.random.key(0)[None],
-    )
-    np.testing.assert_allclose(found.policy.mean[0], STD**2 / betas, atol=0.03)

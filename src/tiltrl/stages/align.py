@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from tiltrl import losses
-from tiltrl.diffusion.energy import Energy, noise_prediction
+from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.schedule import T_MIN, TimeLaw, diffuse, random_times
 from tiltrl.stages.tilt import watch
 from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, mapped, random_rows
@@ -39,7 +39,6 @@ class AlignConfig:
     average: float = 0.0  # decay of the weights' running average; 0: none
     times: TimeLaw = "uniform"  # of a batch; the paper's are uniform
     objective: losses.Objective = "value"  # agree with the values (Eq. 14), or only with which is best (Eq. 15, 16)
-    anchor: float = 0.0  # weight of the denoising loss of candidates drawn by their tilted weights; the paper has none
 
 
 def alignment_loss(
@@ -57,25 +56,6 @@ def alignment_loss(
     log_ratio = policy(*where) - jax.lax.stop_gradient(behavior(*where))
     loss = jnp.mean(jax.vmap(losses.OBJECTIVES[objective], in_axes=(0, 0, None))(q, log_ratio, beta))
     return loss, {"alignment_loss": loss}
-
-
-def anchor_loss(
-    policy: Energy,
-    noisy: Float[Array, "batch k act"],
-    noise: Float[Array, "batch k act"],
-    obs: Float[Array, "batch obs"],
-    t: Float[Array, " batch"],
-    log_weight: Float[Array, "batch k"],
-    key: PRNGKeyArray,
-) -> Float[Array, ""]:
-    """Denoising loss (Eq. 10) of one candidate a state, drawn with the given weights.
-
-    With the weights `exp(q / beta)` its optimum is the tilted policy's own score, the same as the alignment's. But
-    alignment compares candidates and leaves free what the energy does beside them; this holds it down there.
-    """
-    index = jax.random.categorical(key, log_weight)
-    drawn, its_noise = (jnp.take_along_axis(array, index[:, None, None], axis=1)[:, 0] for array in (noisy, noise))
-    return jnp.mean(jax.vmap(losses.denoising)(noise_prediction(policy, drawn, obs, t), its_noise))
 
 
 States = tuple[Float[Array, "states obs"], Float[Array, "states k act"], Float[Array, "states k"]]
@@ -129,28 +109,22 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Ali
     def update(aligners: Aligner, given: MemberData, goal: Goal, key: PRNGKeyArray) -> tuple[Aligner, Metrics]:
         obs, action, q = draw(given, goal, key)
         _, time_key, noise_key, other_key = jax.random.split(key, 4)
-        anchor_key, rows_key, watch_time_key, watch_noise_key = jax.random.split(other_key, 4)
+        rows_key, watch_time_key, watch_noise_key = jax.random.split(other_key, 3)
         # One t a state, so that the unknown constants C(s, t) cancel; a noise of its own for every candidate.
         t = random_times(time_key, config.batch, config.times)
-        noise = jax.random.normal(noise_key, action.shape)
-        noisy = diffuse(action, noise, jnp.broadcast_to(t[:, None], action.shape[:2]))
+        noisy = diffuse(
+            action, jax.random.normal(noise_key, action.shape), jnp.broadcast_to(t[:, None], action.shape[:2])
+        )
         seen_obs, seen_action, seen_q = random_rows(given.held_out, WATCHED, rows_key)
         seen_t = random_times(watch_time_key, WATCHED, "log_snr")
         seen_noise = jax.random.normal(watch_noise_key, seen_action.shape)
         seen = diffuse(seen_action, seen_noise, jnp.broadcast_to(seen_t[:, None], seen_action.shape[:2]))
 
-        def loss(policy: Energy, beta: Array) -> tuple[Array, Metrics]:
-            total, info = alignment_loss(policy, given.behavior, noisy, obs, t, q, beta, config.objective)
-            if config.anchor:
-                best = jnp.where(q == jnp.max(q, axis=1, keepdims=True), 0.0, -jnp.inf)
-                log_weight = q / beta if config.objective == "value" else best
-                anchored = anchor_loss(policy, noisy, noise, obs, t, log_weight, anchor_key)
-                total, info = total + config.anchor * anchored, info | {"anchor_loss": anchored}
-            return total, info
-
         def one(aligner: Aligner, kl: Array | None) -> tuple[Aligner, Metrics]:
             learner, beta = aligner.learner, jnp.exp(aligner.log_beta)
-            gradient, info = jax.grad(loss, has_aux=True)(learner.params, beta)
+            gradient, info = jax.grad(alignment_loss, has_aux=True)(
+                learner.params, given.behavior, noisy, obs, t, q, beta, config.objective
+            )
             found = watch(learner.params, given.behavior, seen_action, seen, seen_obs, seen_t, seen_q, beta)
             log_beta = aligner.log_beta if kl is None else _towards(aligner, found["kl"], kl, config.steps)
             learner = gradient_step(learner, gradient, optimizer, config.average)

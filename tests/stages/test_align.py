@@ -95,5 +95,5 @@ def test_a_divergence_is_reached_at_the_temperature_it_takes(std: float) -> None
         jax.random.key(0)[None],
         kl=kl,
     )
-    np.testing.assert_allclose(found.policy.slope[0] ** 2 / (2 * std**2), kl, rtol=0.15)
-    np.testing.assert_allclose(found.beta[0], 1 / np.sqrt(2 * np.asarray(kl)), rtol=0.2)
+    np.testing.assert_allclose(found.policy.slope[0] ** 2 / (2 * std**2), kl, rtol=0.25)
+    np.testing.assert_allclose(found.beta[0], 1 / np.sqrt(2 * np.asarray(kl)), rtol=0.25)

@@ -164,8 +164,7 @@ def align(
     Raises:
         InputError: beta or kl cannot be used, or both are given, a score is not finite, or the behavior is distilled.
     """
-    betas = () if beta is None else (beta,)
-    (tilt,) = tilts(betas, (kl,)) if kl is not None else tilts(betas or preset.betas[:1], ())
+    tilt = _asked(beta, kl, preset)
     energy, scaling = behavior.diffusion, behavior.config.scaling
     obs = read(data.obs, choose_states(len(data), 1.0, preset.annotate, seed))
     trust = score.trust if isinstance(score, CriticScore) else 1.0
@@ -199,8 +198,7 @@ def align_preferences(
         InputError: beta or kl cannot be used, or both are given, the behavior is distilled, or the preferences are of
             another task.
     """
-    betas = () if beta is None else (beta,)
-    (tilt,) = tilts(betas, (kl,)) if kl is not None else tilts(betas or preset.betas[:1], ())
+    tilt = _asked(beta, kl, preset)
     given, task = preferences.candidates(), behavior.config.task
     if (given.obs.shape[1], given.action.shape[2]) != (task.obs_dim, task.act_dim):
         raise InputError(
@@ -210,6 +208,13 @@ def align_preferences(
     chosen = dataclasses.replace(preset, align=dataclasses.replace(preset.align, objective=objective))
     told = {"objective": objective, "preferences": preferences.digest, "answers": len(preferences)}
     return _tilted(behavior, given, tilt, chosen, seed, told)
+
+
+def _asked(beta: float | None, kl: float | None, preset: Preset) -> Tilt:
+    """The one tilt that was asked for; neither way: the preset's first."""
+    betas = () if beta is None else (beta,)
+    (tilt,) = tilts(betas, (kl,)) if kl is not None else tilts(betas or preset.betas[:1], ())
+    return tilt
 
 
 def _tilted(behavior: Policy, given: Candidates, tilt: Tilt, preset: Preset, seed: int, told: dict[str, Any]) -> Policy:

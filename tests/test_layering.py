@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Outermost first: a module imports from its own row or from rows above it.
 ROWS = (
     ("errors", "signals"),
+    ("runtime",),
     ("types",),
     ("files", "config_io", "serialization", "environments"),
     ("diffusion.schedule",),
@@ -35,9 +37,9 @@ ROWS = (
     ("options",),
     ("pipeline", "api"),
     ("scoring",),
-    ("distillation", "trust", "trust_rollouts"),
+    ("distillation", "trust", "trust_rollouts", "export"),
     ("cli_parse",),
-    ("cli_data", "cli_critic", "cli_preferences"),
+    ("cli_data", "cli_critic", "cli_export", "cli_preferences"),
     ("cli",),
     ("main",),
     ("__main__",),
@@ -45,9 +47,11 @@ ROWS = (
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 WITHOUT_JAX = ("data", "evaluation", "environments")
 ALLOWED = {
+    "runtime": {"errors", "signals", "runtime"},
     "data": {"errors", "types", "files", "config_io", "environments", "data"},
     "evaluation": {"errors", "types", "files", "config_io", "environments", "evaluation"},
 }
+ON_A_ROBOT = {"numpy", "onnxruntime", "gymnasium"}  # the last for environments only, in a function
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "torch"}
 
 
@@ -121,3 +125,16 @@ def test_rooms_that_do_without_jax(room: str) -> None:
         assert not {name.partition(".")[0] for name in imports(file)} & {"jax", "equinox", "optax", "orbax"}, file
         todo += [other for other in FILES if name_of(other) in inside(file) and other not in seen]
     assert seen
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if (name_of(file) + ".").startswith("runtime.")], ids=name_of)
+def test_the_runtime_needs_next_to_nothing(file: Path) -> None:
+    used = {name.partition(".")[0] for name in imports(file)} - {"tiltrl"}
+    assert used <= sys.stdlib_module_names | ON_A_ROBOT
+    at_once = {
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not {str(name).partition(".")[0] for name in at_once} & (ON_A_ROBOT - {"numpy"})

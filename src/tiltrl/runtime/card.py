@@ -1,0 +1,191 @@
+"""What an exported file says of itself: the JSON in its metadata, checked field by field."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tiltrl.errors import InputError
+
+FORMAT = 1
+KINDS = ("policy", "energy", "critic")
+_MOST_TEXT = 1_000_000  # characters; a table of a thousand quantiles has some thirty thousand
+_MOST_SIZE = 1_000_000
+_MOST_CANDIDATES = 10_000
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """How energies of the behavior's own logged actions are distributed.
+
+    `shares[i]` of them have an energy below `energies[i]`; both ascend.
+    """
+
+    times: tuple[float, ...]  # diffusion times at which the energy is taken
+    shares: np.ndarray
+    energies: np.ndarray
+
+    def share(self, energy: float | np.ndarray) -> Any:
+        """Share of logged actions with a lower energy, linear between the table's rows, 0 below it and 1 above."""
+        return np.interp(energy, self.energies, self.shares, left=0.0, right=1.0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an exported file is, and what acting with it needs."""
+
+    kind: str  # "policy", "energy" or "critic"
+    obs_dim: int
+    act_dim: int
+    candidates: int  # actions drawn for each observation; the critic's favorite is taken. 1 where it is no policy
+    action_low: tuple[float, ...]  # bounds, in the environment's units
+    action_high: tuple[float, ...]
+    dataset: str
+    env_id: str | None  # the environment that the data was recorded in
+    obs_keys: tuple[str, ...]  # parts of a Dict observation in the order they are joined; none: plain vectors
+    anomaly: Quantiles | None
+    facts: Mapping[str, Any]  # the whole description as it stands in the file: license, versions, parity and the like
+
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Name of each of the model's inputs, and its shape without the batch."""
+        obs, action = (self.obs_dim,), (self.act_dim,)
+        return {
+            "policy": {"obs": obs, "noise": (self.candidates, self.act_dim)},
+            "energy": {"obs": obs, "action": action, "t": ()},
+            "critic": {"obs": obs, "action": action},
+        }[self.kind]
+
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Name of each of the model's outputs, and its shape without the batch."""
+        if self.kind == "policy":
+            return {"action": (self.act_dim,)} | ({"energy": ()} if self.anomaly else {})
+        return {"energy": ()} if self.kind == "energy" else {"value": ()}
+
+
+def read_card(text: str, where: str) -> Card:
+    """The description in a file's metadata.
+
+    Args:
+        text: its JSON.
+        where: what messages begin with, such as the file's path.
+
+    Raises:
+        InputError: it is not the JSON of a description, is of another version, or a field is missing or wrong.
+    """
+    if len(text) > _MOST_TEXT:
+        raise InputError(f"{where}: its description has {len(text)} characters; at most {_MOST_TEXT} are read")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: its description is not JSON: {error}") from error
+    whole = _Fields(value, f"{where}: its description")
+    found = whole.get("format")
+    if found != FORMAT or isinstance(found, bool):
+        raise InputError(
+            f"{where}: is of format {found!r:.40}, and this version of tiltrl reads {FORMAT}; export the policy with "
+            "the version that runs it"
+        )
+    kind = whole.text("kind")
+    if kind not in KINDS:
+        raise InputError(f"{where}: its description: kind is {kind!r:.40}; one of {', '.join(KINDS)} is needed")
+    act_dim = whole.size("act_dim", _MOST_SIZE)
+    low, high = (whole.numbers(name) for name in ("action_low", "action_high"))
+    if len(low) != act_dim or len(high) != act_dim or any(a >= b for a, b in zip(low, high, strict=True)):
+        raise InputError(
+            f"{where}: its description: action_low and action_high are to be {act_dim} numbers each, low below high"
+        )
+    task = _Fields(whole.get("task"), f"{where}: its description: task")
+    return Card(
+        kind=kind,
+        obs_dim=whole.size("obs_dim", _MOST_SIZE),
+        act_dim=act_dim,
+        candidates=whole.size("candidates", _MOST_CANDIDATES) if kind == "policy" else 1,
+        action_low=low,
+        action_high=high,
+        dataset=task.text("dataset"),
+        env_id=None if task.get("env_id") is None else task.text("env_id"),
+        obs_keys=task.texts("obs_keys"),
+        anomaly=_quantiles(whole.get("anomaly"), f"{where}: its description: anomaly"),
+        facts=value,
+    )
+
+
+def _quantiles(value: Any, where: str) -> Quantiles | None:
+    if value is None:
+        return None
+    fields = _Fields(value, where)
+    rows = fields.get("quantiles")
+    if not isinstance(rows, list) or len(rows) < 2:
+        raise InputError(f"{where}: quantiles is {rows!r:.100}; at least two pairs [share, energy] are needed")
+    table = np.array([fields.checked_numbers(f"quantiles[{i}]", row, length=2) for i, row in enumerate(rows)])
+    shares, energies = table.T
+    ascend = (np.diff(shares) > 0).all() and (np.diff(energies) >= 0).all()
+    if not ascend or shares[0] < 0 or shares[-1] > 1:
+        raise InputError(f"{where}: the shares and energies of quantiles are to ascend, the shares within 0 to 1")
+    return Quantiles(fields.numbers("times"), shares, energies)
+
+
+class _Fields:
+    """An object of the JSON, of which each field is asked for with what it has to be."""
+
+    def __init__(self, value: Any, where: str):
+        if not isinstance(value, dict):
+            raise InputError(f"{where} is {value!r:.100}; an object is needed")
+        self._value = value
+        self._where = where
+
+    def get(self, name: str) -> Any:
+        """The field, whatever it is."""
+        if name not in self._value:
+            raise InputError(f"{self._where}: {name} is missing")
+        return self._value[name]
+
+    def text(self, name: str) -> str:
+        """A text."""
+        value = self.get(name)
+        return value if isinstance(value, str) else self._wrong(name, value, "a text")
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts."""
+        value = self.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._wrong(name, value, "a list of texts")
+        return tuple(value)
+
+    def size(self, name: str, most: int) -> int:
+        """A whole number from 1."""
+        value = self.get(name)
+        fits = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+        return value if fits else self._wrong(name, value, f"a whole number from 1 to {most}")
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        return self.checked_numbers(name, self.get(name))
+
+    def checked_numbers(self, name: str, value: Any, length: int | None = None) -> tuple[float, ...]:
+        """The value as finite numbers."""
+        fits = isinstance(value, list) and all(map(_is_finite, value)) and length in (None, len(value))
+        return tuple(map(float, value)) if fits else self._wrong(name, value, _described(length))
+
+    def _wrong(self, name: str, value: Any, needed: str) -> NoReturn:
+        raise InputError(f"{self._where}: {name} is {value!r:.100}; {needed} is needed")
+
+
+def _described(length: int | None) -> str:
+    return "a list of finite numbers" if length is None else f"a list of {length} finite numbers"
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"it holds {text}, which is no number")

@@ -14,7 +14,7 @@ from onnx import helper
 OBS, ACT, CANDIDATES = 3, 2, 2
 LOW, HIGH = [-2.0, -1.0], [2.0, 3.0]
 WEIGHTS = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]], np.float32)
-QUANTILES = [[0.0, -10.0], [0.1, -5.0], [0.5, 0.0], [1.0, 10.0]]
+QUANTILES = [[0.0, 10.0], [0.1, 5.0], [0.5, 0.0], [1.0, -10.0]]
 
 
 def description(**changes: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def description(**changes: Any) -> dict[str, Any]:
         "action_low": LOW,
         "action_high": HIGH,
         "task": {"dataset": "made", "env_id": None, "obs_keys": []},
-        "anomaly": {"times": [0.1], "quantiles": QUANTILES},
+        "anomaly": {"score": "denoising_error", "quantiles": QUANTILES},
         "license": "MIT",
     } | changes
     return {name: item for name, item in value.items() if item is not ...}
@@ -58,7 +58,7 @@ def save(
 
 
 def policy_file(path: Path, *, batch: Any = "batch", **changes: Any) -> Path:
-    """`action = clip(obs @ WEIGHTS + first noise)`, `energy = sum of obs` (where there is a table of quantiles)."""
+    """`action = clip(obs @ WEIGHTS + first noise)`, `denoising_error = sum of obs` (where it has a table)."""
     value = description(**changes)
     nodes = [
         helper.make_node("Gather", ["noise", "zero"], ["first"], axis=1),
@@ -69,8 +69,8 @@ def policy_file(path: Path, *, batch: Any = "batch", **changes: Any) -> Path:
     ]
     outputs: dict[str, Any] = {"action": [batch, ACT]}
     if value.get("anomaly"):
-        nodes.append(helper.make_node("ReduceSum", ["obs", "axes"], ["energy"], keepdims=0))
-        outputs["energy"] = [batch]
+        nodes.append(helper.make_node("ReduceSum", ["obs", "axes"], ["denoising_error"], keepdims=0))
+        outputs["denoising_error"] = [batch]
     return save(
         path,
         nodes,

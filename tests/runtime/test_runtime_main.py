@@ -92,7 +92,7 @@ def test_episodes_and_their_returns(path: str, capsys: pytest.CaptureFixture[str
 def test_anomalies_and_fallbacks_are_counted(
     path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace_kwargs(monkeypatch, second=(-20.0, 0.0, 0.0))  # an energy below all in the table
+    replace_kwargs(monkeypatch, second=(20.0, 0.0, 0.0))  # an error above all in the table
     assert main([path, "--env", "Reach-v0", "--episodes", "2", "--bound", "0.01"]) == 0
     told = lines(capsys)
     assert told["fallback"] == "2 of 6 steps (anomaly 2)"

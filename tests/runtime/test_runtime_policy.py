@@ -60,29 +60,29 @@ def test_a_batch_is_as_many_single_calls(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("energy", "share"),
-    [(-20.0, 0.0), (-10.0, 0.0), (-7.5, 0.05), (-5.0, 0.1), (-4.0, 0.18), (5.0, 0.75), (10.0, 1.0), (11.0, 1.0)],
+    ("error", "share"),
+    [(20.0, 0.0), (10.0, 0.0), (7.5, 0.05), (5.0, 0.1), (4.0, 0.18), (-5.0, 0.75), (-10.0, 1.0), (-11.0, 1.0)],
 )
-def test_the_share_is_linear_between_quantiles(path: Path, energy: float, share: float) -> None:
-    assert Policy(path).step([energy, 0.0, 0.0]).share == pytest.approx(share)
+def test_the_share_is_linear_between_quantiles(path: Path, error: float, share: float) -> None:
+    assert Policy(path).step([error, 0.0, 0.0]).share == pytest.approx(share)
 
 
-def test_below_a_table_that_begins_later_nothing_was_logged(tmp_path: Path) -> None:
-    anomaly = {"times": [0.1], "quantiles": [[0.01, -5.0], [0.5, 0.0], [0.99, 5.0]]}
+def test_above_a_table_that_begins_later_nothing_was_logged(tmp_path: Path) -> None:
+    anomaly = {"score": "denoising_error", "quantiles": [[0.01, 5.0], [0.5, 0.0], [0.99, -5.0]]}
     policy = Policy(policy_file(tmp_path / "p.onnx", anomaly=anomaly))
-    assert [policy.step([energy, 0.0, 0.0]).share for energy in (-5.1, -5.0, 5.0, 5.1)] == [0.0, 0.01, 0.99, 1.0]
+    assert [policy.step([error, 0.0, 0.0]).share for error in (5.1, 5.0, -5.0, -5.1)] == [0.0, 0.01, 0.99, 1.0]
 
 
 def test_without_a_table_there_is_no_share_and_no_bound(tmp_path: Path) -> None:
     path = policy_file(tmp_path / "p.onnx", anomaly=None)
     assert Policy(path).step(OBSERVATIONS[0]).share is None
-    with pytest.raises(InputError, match=r"p\.onnx: holds no table of energies, so bound = 0\.01"):
+    with pytest.raises(InputError, match=r"p\.onnx: has no table of what is usual, so bound = 0\.01"):
         Policy(path, bound=0.01)
 
 
 def test_an_unusual_action_is_replaced_and_counted(path: Path) -> None:
     policy = Policy(path, bound=0.05)
-    usual, edge, unusual = (policy.step([energy, 0.0, 0.0]) for energy in (0.0, -7.5, -7.6))
+    usual, edge, unusual = (policy.step([error, 0.0, 0.0]) for error in (0.0, 7.5, 7.6))
     assert usual.replaced is None and edge.replaced is None  # a share of the bound itself is not below it
     assert unusual.replaced == "anomaly" and unusual.share == pytest.approx(0.048)
     assert unusual.action.tolist() == MIDDLE
@@ -101,7 +101,7 @@ BAD: list[tuple[Any, str, str]] = [
     ([np.nan, 0.0, 0.0], "not finite", "NaN or infinite"),
     ([np.inf, 0.0, 0.0], "not finite", "NaN or infinite"),
     ([1e300, 0.0, 0.0], "not finite", "NaN or infinite"),  # beyond float32
-    ([3e38, 3e38, 0.0], "output", "the networks come out"),  # the energy overflows
+    ([3e38, 3e38, 0.0], "output", "the networks come out"),  # the error overflows
 ]
 
 
@@ -126,7 +126,7 @@ def second_action(path: Path) -> np.ndarray:
 
 
 def test_rows_of_a_batch_are_replaced_as_single_ones_are(path: Path) -> None:
-    rows = np.array([[0, 0, 0], [np.nan, 0, 0], [-9, 0, 0], [3e38, 3e38, 0], [1, 1, 1]], np.float32)
+    rows = np.array([[0, 0, 0], [np.nan, 0, 0], [9, 0, 0], [3e38, 3e38, 0], [1, 1, 1]], np.float32)
     made = {"seed": 2, "bound": 0.05, "on_bad_input": "fallback", "fallback": [0.25, 0.5]}
     batch, single = Policy(path, **made), Policy(path, **made)
     found = batch.act_batch(rows)
@@ -239,7 +239,7 @@ def test_energies_and_values_of_actions(tmp_path: Path) -> None:
     assert energy(obs, action, 0.5).tolist() == (1.0 - sums).tolist()
     assert energy(obs[0], action[0], [0.5, 1.0]).tolist() == [1.0 - 3.0, 2.0 - 12.0]
     assert energy(obs[0, 0], action[0, 0], 0.5) == pytest.approx(-2.0)
-    assert energy([0.0] * 3, [1.0, 1.0], 0.0) == pytest.approx(0.002)  # the least time that networks are trained at
+    assert energy([0.0] * 3, [1.0, 1.0], 1.0) == pytest.approx(2.0)
     assert critic(obs, action).tolist() == (sums - 2.0).tolist()
     assert critic(obs[0, 0], action[0, 0]).shape == ()
 

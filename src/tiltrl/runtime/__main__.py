@@ -119,7 +119,7 @@ def _lines(policy: Policy, record: Record, beat: Beat | None, *, in_env: bool) -
     if in_env and record.shares:  # on noise they would mean nothing
         shares = np.array(record.shares)
         below = ", ".join(f"{(shares < bound).mean():.2%} below {bound:g}" for bound in (0.01, 0.001))
-        lines.append(f"anomaly    share of logged actions with a lower energy: median {np.median(shares):.3f}, {below}")
+        lines.append(f"anomaly    share of logged actions as unusual: median {np.median(shares):.3f}, {below}")
     reasons = ", ".join(f"{name} {policy.counts[name]}" for name in REASONS if policy.counts[name])
     replaced = sum(policy.counts[name] for name in REASONS)
     lines.append(f"fallback   {replaced} of {policy.counts['steps']} steps{f' ({reasons})' if reasons else ''}")

@@ -21,18 +21,18 @@ _MOST_CANDIDATES = 10_000
 
 @dataclass(frozen=True)
 class Quantiles:
-    """How energies of the behavior's own logged actions are distributed.
+    """How unusual the logged actions are themselves, by the score of a behavior model: the larger, the stranger.
 
-    `shares[i]` of them have an energy below `energies[i]`; both ascend.
+    `shares[i]`, ascending, of them have a score of `scores[i]`, descending, or more.
     """
 
-    times: tuple[float, ...]  # diffusion times at which the energy is taken
+    score: str  # name of the output
     shares: np.ndarray
-    energies: np.ndarray
+    scores: np.ndarray
 
-    def share(self, energy: float | np.ndarray) -> Any:
-        """Share of logged actions with a lower energy, linear between the table's rows, 0 below it and 1 above."""
-        return np.interp(energy, self.energies, self.shares, left=0.0, right=1.0)
+    def share(self, score: float | np.ndarray) -> Any:
+        """Share of logged actions that score as much, linear between the table's rows; 0 above all, 1 below all."""
+        return np.interp(-score, -self.scores, self.shares, left=0.0, right=1.0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Card:
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """Name of each of the model's outputs, and its shape without the batch."""
         if self.kind == "policy":
-            return {"action": (self.act_dim,)} | ({"energy": ()} if self.anomaly else {})
+            return {"action": (self.act_dim,)} | ({self.anomaly.score: ()} if self.anomaly else {})
         return {"energy": ()} if self.kind == "energy" else {"value": ()}
 
 
@@ -121,13 +121,13 @@ def _quantiles(value: Any, where: str) -> Quantiles | None:
     fields = _Fields(value, where)
     rows = fields.get("quantiles")
     if not isinstance(rows, list) or len(rows) < 2:
-        raise InputError(f"{where}: quantiles is {rows!r:.100}; at least two pairs [share, energy] are needed")
+        raise InputError(f"{where}: quantiles is {rows!r:.100}; at least two pairs [share, score] are needed")
     table = np.array([fields.checked_numbers(f"quantiles[{i}]", row, length=2) for i, row in enumerate(rows)])
-    shares, energies = table.T
-    ascend = (np.diff(shares) > 0).all() and (np.diff(energies) >= 0).all()
-    if not ascend or shares[0] < 0 or shares[-1] > 1:
-        raise InputError(f"{where}: the shares and energies of quantiles are to ascend, the shares within 0 to 1")
-    return Quantiles(fields.numbers("times"), shares, energies)
+    shares, scores = table.T
+    ordered = (np.diff(shares) > 0).all() and (np.diff(scores) <= 0).all()
+    if not ordered or shares[0] < 0 or shares[-1] > 1:
+        raise InputError(f"{where}: the shares of quantiles are to ascend within 0 to 1, the scores to descend")
+    return Quantiles(fields.text("score"), shares, scores)
 
 
 class _Fields:

@@ -11,8 +11,6 @@ from tiltrl.errors import InputError
 from tiltrl.runtime.model import Model
 from tiltrl.runtime.observations import rows, vectors
 
-_T_MIN = 1e-3  # below it no network was trained (tiltrl.diffusion.schedule.T_MIN)
-
 
 class Energy:
     """`f(a | s, t)`: log-density of actions up to a constant of state and time; compare actions of one state only."""
@@ -26,10 +24,10 @@ class Energy:
         self._model = Model(path, "energy", threads)
         self.card = self._model.card
 
-    def __call__(self, obs: Any, action: Any, t: Any = _T_MIN) -> np.ndarray:
+    def __call__(self, obs: Any, action: Any, t: Any = 0.0) -> np.ndarray:
         """Energies (*batch,) of actions (*batch, act) at observations (*batch, obs) and times in [0, 1].
 
-        A time is one number or (*batch,); less than 0.001 counts as that.
+        A time is one number or (*batch,); 0 means as little noise as the network was trained with, 0.001.
 
         Raises:
             InputError: sizes do not fit, a value is not finite, or a time lies outside [0, 1].
@@ -41,7 +39,7 @@ class Energy:
             raise InputError(f"t: {error}; one time, or one for each of the {lead} observations") from error
         if not ((times >= 0.0) & (times <= 1.0)).all():
             raise InputError(f"t = {t!r:.100}; diffusion times lie in [0, 1]")
-        (energy,) = self._model.run({"obs": obs, "action": action, "t": np.maximum(times, np.float32(_T_MIN))})
+        (energy,) = self._model.run({"obs": obs, "action": action, "t": times})
         return energy.reshape(lead)
 
 

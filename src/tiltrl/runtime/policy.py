@@ -25,7 +25,7 @@ class Step:
     """One decision."""
 
     action: np.ndarray  # (act,), float32, within the bounds, in the environment's units
-    share: float | None  # of the behavior's logged actions with a lower energy; None: unknown
+    share: float | None  # of the logged actions that are at least as unusual; 0: unlike all; None: unknown
     replaced: str | None  # why the action is the fallback's, one of `REASONS`; None: it is the policy's
 
 
@@ -69,7 +69,10 @@ class Policy:
         self._model = Model(path, "policy", threads)
         self.card = card = self._model.card
         if bound is not None and card.anomaly is None:
-            raise InputError(f"{os.fspath(path)}: holds no table of energies, so bound = {bound} has nothing to hold")
+            raise InputError(
+                f"{os.fspath(path)}: has no table of what is usual, so bound = {bound} cannot be held; export the policy "
+                "with one, or leave the bound out"
+            )
         self._bound = bound
         self._raises = on_bad_input == "raise"
         self._low, self._high = np.array(card.action_low, np.float32), np.array(card.action_high, np.float32)
@@ -108,15 +111,15 @@ class Policy:
                 raise BadObservation(SHAPE, f"obs has shape {row.shape}; one observation is needed, else `act_batch`")
             if not np.isfinite(row).all():
                 raise BadObservation(NOT_FINITE, "obs holds NaN or infinite values")
-            action, *energy = self._model.run({"obs": row[None], "noise": noise})
-            if not (np.isfinite(action).all() and all(map(np.isfinite, energy))):
+            action, *score = self._model.run({"obs": row[None], "noise": noise})
+            if not (np.isfinite(action).all() and all(map(np.isfinite, score))):
                 raise BadObservation(OUTPUT, "the networks come out as NaN or infinite for this obs")
         except BadObservation as error:
             self.counts[error.reason] += 1
             if self._raises:
                 raise
             return Step(self._instead(obs), None, error.reason)
-        share = float(self.card.anomaly.share(energy[0][0])) if self.card.anomaly else None
+        share = float(self.card.anomaly.share(score[0][0])) if self.card.anomaly else None
         if self._bound is not None and share is not None and share < self._bound:
             self.counts[ANOMALY] += 1
             return Step(self._instead(obs), share, ANOMALY)
@@ -136,11 +139,11 @@ class Policy:
         self.counts["steps"] += len(given)
         noise = self._random.standard_normal((len(given), *self._noise_shape), np.float32)
         fine = np.logical_and.reduce(np.isfinite(given), axis=1)
-        action, *energy = self._model.run({"obs": np.where(fine[:, None], given, np.float32(0)), "noise": noise})
-        sound = np.logical_and.reduce(np.isfinite(np.column_stack([action, *energy])), axis=1)
+        action, *score = self._model.run({"obs": np.where(fine[:, None], given, np.float32(0)), "noise": noise})
+        sound = np.logical_and.reduce(np.isfinite(np.column_stack([action, *score])), axis=1)
         wrong = {NOT_FINITE: ~fine, OUTPUT: fine & ~sound}
         if self._bound is not None and self.card.anomaly is not None:
-            wrong[ANOMALY] = fine & sound & (self.card.anomaly.share(energy[0]) < self._bound)
+            wrong[ANOMALY] = fine & sound & (self.card.anomaly.share(score[0]) < self._bound)
         for reason, rows in wrong.items():
             self.counts[reason] += int(rows.sum())
         if self._raises and not (fine & sound).all():

@@ -76,7 +76,7 @@ def test_above_a_table_that_begins_later_nothing_was_logged(tmp_path: Path) -> N
 def test_without_a_table_there_is_no_share_and_no_bound(tmp_path: Path) -> None:
     path = policy_file(tmp_path / "p.onnx", anomaly=None)
     assert Policy(path).step(OBSERVATIONS[0]).share is None
-    with pytest.raises(InputError, match=r"p\.onnx: has no table of what is usual, so bound = 0\.01"):
+    with pytest.raises(InputError, match=r"p\.onnx: was exported without --anomaly, so bound = 0\.01"):
         Policy(path, bound=0.01)
 
 

@@ -69,10 +69,7 @@ class Policy:
         self._model = Model(path, "policy", threads)
         self.card = card = self._model.card
         if bound is not None and card.anomaly is None:
-            raise InputError(
-                f"{os.fspath(path)}: has no table of what is usual, so bound = {bound} cannot be held; export the policy "
-                "with one, or leave the bound out"
-            )
+            raise InputError(f"{os.fspath(path)}: was exported without --anomaly, so bound = {bound} cannot be held")
         self._bound = bound
         self._raises = on_bad_input == "raise"
         self._low, self._high = np.array(card.action_low, np.float32), np.array(card.action_high, np.float32)

@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench bench-gpu kills soak lint format clean
+.PHONY: help demo test test-all docs bench bench-gpu kills soak lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## /make \1\t/' | expand -t 16
@@ -17,6 +17,10 @@ test: .venv/dev ## run the tests
 
 test-all: .venv/dev ## run the slow ones too: every fault of every write, measurements, long fits
 	$(BIN)/pytest -m ""
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/dev ## build the manual into site/; a warning is an error, and nothing is downloaded
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/torch ## rates on this machine and beside PyTorch, into benchmarks/results/cpu (half an hour; keep it quiet)
 	$(BIN)/tiltrl bench --out benchmarks/results/cpu/bench.json
@@ -47,7 +51,7 @@ format: .venv/dev ## repair style and formatting where that is safe
 	$(BIN)/ruff format
 
 clean: ## remove the environment, caches and builds; runs/ stays
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each file says that its packages are installed.

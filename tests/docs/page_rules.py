@@ -1,0 +1,89 @@
+"""How the blocks of the pages are run small, and what of them is not run, with the reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from tiltrl.presets import FAST, Preset
+
+# --- The one table of small settings ----------------------------------------------------------------------------------
+
+_SHORT = FAST.scaled(0.001)
+TINY: Preset = replace(
+    _SHORT,
+    behavior=replace(_SHORT.behavior, network=replace(FAST.behavior.network, blocks=1), batch=16),
+    critic=replace(_SHORT.critic, width=16, v_ensemble=2, batch=16),
+    sampler=replace(FAST.sampler, calls=2),
+    annotate=replace(FAST.annotate, k=4, states=64),
+    align=replace(_SHORT.align, batch=8),
+)
+"""What stands in for the preset `fast`: the same stages and kinds of networks, small, and few steps: nearly all the time
+is compiling, which small programs have less of."""
+
+ALWAYS: dict[str, dict[str, str]] = {
+    "run": {"--episodes": "1"},
+    "evaluate": {"--episodes": "1"},
+    "distill": {"--budget": "0.0005"},
+    "bandit": {"--budget": "0.0005", "--samples": "100", "--dataset": "moons"},
+    "preferences make": {"--pairs": "40"},
+    "data collect": {"--episodes": "2"},
+}
+"""Options that get this value, whatever the page says."""
+
+WHERE_TYPED: dict[str, dict[str, str]] = {
+    "critic check": {"--rollouts": "2", "--horizon": "5", "--steps-ahead": "2"},
+}
+"""Options that get this value where the page has them."""
+
+NAMES = {"demo[:0.02]": "demo[:0.5]"}
+"""Data sets, of which `demo` is one of 16 episodes."""
+
+# --- What is not run --------------------------------------------------------------------------------------------------
+
+NOT_RUN: dict[str, str] = {
+    r"^while ": "the loop is run with stand-ins by tests/test_reliability_page.py",
+    r"\b(make|git|cd) ": "makes an environment of its own, or takes long; that the target exists is tested",
+    r"\bpip install\b": "would download; that the extra exists is tested",
+    r"\bpython benchmarks/": "takes minutes to hours; that the script and its options exist is tested",
+    r"\b(d4rl|ogbench|lerobot):": "would download",
+    r"^srun |--coordinator": "needs several machines; tests/training/test_parallel.py has two processes",
+    r"^tiltrl bench\b": "measures by the clock; tests/bench runs it small",
+    r"--preset paper": "takes hours",
+    r"CUDA_VISIBLE_DEVICES|JAX_PLATFORMS=cuda": "needs a GPU",
+    r"tensorboard|http\.server|mkdocs serve": "serves until it is stopped",
+}
+"""Steps that match are only parsed, and why."""
+
+SLOW = {"README", "data", "critics", "preferences", "trust", "choosing", "reproduce"}
+"""Pages whose blocks take half a minute or more to run; the fast tests parse them."""
+
+NEEDS_RUN = {"data", "trust"}
+"""Pages that take the run of `tiltrl run demo` as given."""
+
+
+def reason_not_to_run(step: str) -> str | None:
+    """Why a step is only parsed; None where it is run."""
+    return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, step)), None)
+
+
+def small(command: list[str]) -> list[str]:
+    """The same `tiltrl` command with small settings."""
+    names = [word for word in command[1:3] if not word.startswith("-")]
+    found = [NAMES.get(word, word) for word in command]
+    for length in (1, 2):
+        key = " ".join(names[:length])
+        for option, value in ALWAYS.get(key, {}).items():
+            found = with_option(found, option, value)
+        for option, value in WHERE_TYPED.get(key, {}).items():
+            found = with_option(found, option, value) if option in found else found
+    return found
+
+
+def with_option(command: list[str], option: str, value: str) -> list[str]:
+    """The command with an option set to one value, in place of those that it has."""
+    if option not in command:
+        return [*command, option, value]
+    at = command.index(option)
+    end = next((i for i in range(at + 1, len(command)) if command[i].startswith("--")), len(command))
+    return [*command[: at + 1], value, *command[end:]]

@@ -44,6 +44,7 @@ NAMES = {"demo[:0.02]": "demo[:0.5]"}
 NOT_RUN: dict[str, str] = {
     r"^while ": "the loop is run with stand-ins by tests/test_reliability_page.py",
     r"\b(make|git|cd) ": "makes an environment of its own, or takes long; that the target exists is tested",
+    r"^python -m tiltrl\.runtime\b": "measures by the clock; tests/runtime/test_runtime_main.py runs it",
     r"\bpip install\b": "would download; that the extra exists is tested",
     r"\bpython benchmarks/": "takes minutes to hours; that the script and its options exist is tested",
     r"\b(d4rl|ogbench|lerobot):": "would download",
@@ -55,10 +56,10 @@ NOT_RUN: dict[str, str] = {
 }
 """Steps that match are only parsed, and why."""
 
-SLOW = {"README", "data", "critics", "preferences", "trust", "choosing", "reproduce"}
+SLOW = {"README", "data", "deploy", "critics", "preferences", "trust", "choosing", "reproduce"}
 """Pages whose blocks take half a minute or more to run; the fast tests parse them."""
 
-NEEDS_RUN = {"data", "trust"}
+NEEDS_RUN = {"data", "trust", "deploy"}
 """Pages that take the run of `tiltrl run demo` as given."""
 
 

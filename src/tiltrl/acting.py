@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.one_step import OneStep
-from tiltrl.stages.annotate import SamplerConfig, sample_actions
+from tiltrl.stages.annotate import SamplerConfig, actions_from
 from tiltrl.stages.critics.networks import Critic
 
 
@@ -25,18 +25,37 @@ def draw_actions(
     network: Energy | OneStep, obs: Float[Array, "batch obs"], sampler: SamplerConfig, key: PRNGKeyArray, k: int
 ) -> Float[Array, "batch k act"]:
     """K unit actions for each normalized observation, by the solver or in one step."""
+    return actions_at(network, obs, jax.random.normal(key, (obs.shape[0], k, network.act_dim)), sampler)
+
+
+def actions_at(
+    network: Energy | OneStep,
+    obs: Float[Array, "batch obs"],
+    noise: Float[Array, "batch k act"],
+    sampler: SamplerConfig,
+) -> Float[Array, "batch k act"]:
+    """The unit actions that standard normal noise leads to."""
     if isinstance(network, OneStep):
-        return network(jax.random.normal(key, (obs.shape[0], k, network.act_dim)), obs[:, None])
-    return sample_actions(network, obs, sampler, key, k)
+        return network(noise, obs[:, None])
+    return actions_from(network, obs, noise, sampler)
 
 
 def best_actions(
     critic: Critic, obs: Float[Array, "batch obs"], actions: Float[Array, "batch k act"], pessimism: float
 ) -> Float[Array, "batch act"]:
     """Of each observation's actions the one that the critic prefers."""
+    best = jnp.argmax(preferences(critic, obs, actions, pessimism), axis=1)
+    # A sum over one that is not zeroed, and no gather, which would be a loop in other runtimes.
+    chosen = jnp.arange(actions.shape[1]) == best[:, None]
+    return jnp.sum(jnp.where(chosen[..., None], actions, 0.0), axis=1)
+
+
+def preferences(
+    critic: Critic, obs: Float[Array, "batch obs"], actions: Float[Array, "batch k act"], pessimism: float
+) -> Float[Array, "batch k"]:
+    """What the critic gives each of an observation's actions, up to a constant of the observation."""
     repeated = jnp.broadcast_to(obs[:, None], (*actions.shape[:2], obs.shape[1]))
-    best = jnp.argmax(critic.preference(repeated, actions, pessimism), axis=1)
-    return jnp.take_along_axis(actions, best[:, None, None], axis=1)[:, 0]
+    return critic.preference(repeated, actions, pessimism)
 
 
 class Actor:

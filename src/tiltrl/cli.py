@@ -20,8 +20,10 @@ from tiltrl.bench.report import print_bench, print_changes
 from tiltrl.bench.run import run_bench
 from tiltrl.cli_critic import critic
 from tiltrl.cli_data import data
+from tiltrl.cli_export import export
 from tiltrl.cli_parse import parse
 from tiltrl.cli_preferences import preferences
+from tiltrl.cli_share import play, push
 from tiltrl.config_io import from_json
 from tiltrl.distillation import Distillation, DistillOptions
 from tiltrl.errors import InputError
@@ -29,6 +31,7 @@ from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, anew, kept_in
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
 from tiltrl.files import slug
+from tiltrl.hub import on_hub
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
 from tiltrl.policy import Policy, load_policy, versions
@@ -110,7 +113,7 @@ class EvaluateConfig:
     """Which policy to evaluate, and on how many episodes."""
 
     policy: tyro.conf.Positional[Path]
-    """A policy's folder, such as runs/demo-fast/policies/beta1-seed0."""
+    """A policy's folder, such as runs/demo-fast/policies/beta1-seed0, or hf:owner/name."""
     episodes: int = 20
     """How many episodes."""
     seed: int = 0
@@ -118,8 +121,9 @@ class EvaluateConfig:
     candidates: int = 1
     """Actions sampled for each one taken; the policy's critic picks the best."""
     out: Path | None = None
-    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder. What is done of
-    more than a hundred episodes is kept beside it, or without --out in runs, until all are."""
+    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder, or of one from the
+    hub in a folder in runs. What is done of more than a hundred episodes is kept beside it, or without --out in runs,
+    until all are."""
 
 
 def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
@@ -130,7 +134,7 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     policy = load_policy(config.policy).replace(candidates=config.candidates)
     task = policy.config.task
     label = score_label(task)
-    path = config.out or _within(config.policy, f"evaluation-seed{config.seed}.json")
+    path = config.out or _results_of(config.policy, f"evaluation-seed{config.seed}.json")
     kept = _unfinished(config, policy)
     with LiveProgress(console) as progress:
         progress.start("evaluate", 1)
@@ -168,12 +172,14 @@ def distill(options: Annotated[DistillOptions, tyro.conf.arg(name="")]) -> None:
     )
 
 
-def _within(policy: Path, name: str) -> Path:
+def _results_of(policy: Path, name: str) -> Path:
     """The path of a file in the policy's folder, which may be a stranger's, so that no link in it is written through.
 
     Raises:
         InputError: there is a link of that name.
     """
+    if on_hub(policy):
+        return Path("runs", slug(policy.as_posix()), name)
     path = policy / name
     if path.is_symlink():
         raise InputError(f"{path}: is a link, and what is written to it would go elsewhere; delete it, or give --out")
@@ -263,7 +269,10 @@ def main() -> None:
     job = parse(
         {
             f.__name__: f
-            for f in (run, behavior, critic, annotate, align, distill, evaluate, data, preferences, bandit, bench)
+            for f in (
+                *(run, behavior, critic, annotate, align, distill, evaluate, play, export, push),
+                *(data, preferences, bandit, bench),
+            )
         },
         prog="tiltrl",
         description="From logged behavior to a better policy: a diffusion model of the behavior, tilted by values.",

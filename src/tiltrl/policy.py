@@ -22,7 +22,10 @@ from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
 from tiltrl.diffusion.one_step import OneStep
 from tiltrl.diffusion.schedule import T_MIN
+from tiltrl.diffusion.surprise import denoising_error
 from tiltrl.errors import InputError
+from tiltrl.hub import fetched
+from tiltrl.model_card import write_card
 from tiltrl.policy_folder import PolicyConfig, read_policy, write_policy
 from tiltrl.serialization import fingerprint
 from tiltrl.stages.critics.networks import Critic
@@ -35,6 +38,9 @@ def _energy(
     network: Energy, obs: Float[Array, "batch obs"], action: Float[Array, "batch act"], t: Float[Array, ""]
 ) -> Float[Array, " batch"]:
     return network(action, obs, t)
+
+
+_denoising_error = jax.jit(denoising_error)
 
 
 @partial(jax.jit, static_argnames=("rtol", "atol"))
@@ -142,6 +148,18 @@ class Policy:
         time = jnp.asarray(max(t, T_MIN), jnp.float32)
         return np.asarray(_energy(self.diffusion, rows, actions, time)).reshape(lead)
 
+    def denoising_error(self, obs: Observation, action: Float[np.ndarray, "*batch act"]) -> Float[np.ndarray, "*batch"]:
+        """How unlike what the policy was trained on an action is in its state: about 1 for what says nothing to it.
+
+        Comparable across states, which energies are not, at six times the work; ask it of a behavior policy
+        (`diffusion.surprise.denoising_error` says what it is).
+
+        Raises:
+            InputError: sizes do not match the task, a value is not finite, or the policy is distilled.
+        """
+        rows, actions, lead = self._pairs(obs, action)
+        return np.asarray(_denoising_error(self.diffusion, rows, actions)).reshape(lead)
+
     def log_prob(
         self,
         obs: Observation,
@@ -204,9 +222,10 @@ class Policy:
         return (out - volume).reshape(lead)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `policy.json`, `policy.safetensors` and, if there is one, `critic.safetensors`.
+        """Write `policy.json`, `policy.safetensors`, if there is one `critic.safetensors`, and a model card.
 
-        Where it replaces another policy, a kill at any moment leaves one of the two. What is there already stays.
+        Where it replaces another policy, a kill at any moment leaves one of the two. What is there already stays, and
+        so does a `README.md` that somebody has edited.
 
         Raises:
             InputError: the folder cannot be written.
@@ -214,6 +233,7 @@ class Policy:
         provenance = {"versions": versions()} | self.config.provenance
         config = dataclasses.replace(self.config, provenance=provenance)
         write_policy(Path(folder), config, self.network, self.critic)
+        write_card(Path(folder), config)
 
     def _pairs(self, obs: Any, action: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
         """Observations and actions as the network takes them, row by row, and their common leading shape."""
@@ -279,8 +299,14 @@ def load_policy(folder: str | os.PathLike[str], seed: int = 0) -> Policy:
 
     Nothing in it is executed, and no file outside it is read.
 
+    Args:
+        folder: its path; or `hf:owner/name`, a repository of the Hugging Face hub, or `hf:owner/name@revision`.
+        seed: of the policy's random numbers.
+
     Raises:
-        InputError: the folder is not a policy's, is damaged, or is of a format this version does not know.
+        InputError: the folder is not a policy's, is damaged, or is of a format this version does not know; or it cannot
+            be downloaded.
     """
-    config, network, critic = read_policy(Path(folder))
+    with fetched(folder) as local:
+        config, network, critic = read_policy(local)
     return Policy(network, config, critic, seed)

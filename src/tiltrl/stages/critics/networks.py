@@ -34,7 +34,7 @@ class MLP(eqx.Module):
             if self.norms:
                 x = jax.vmap(self.norms[i])(x.reshape(-1, x.shape[-1])).reshape(x.shape)
             x = jax.nn.relu(x)
-        return linear(self.layers[-1], x)[..., 0]
+        return jnp.squeeze(linear(self.layers[-1], x), axis=-1)
 
 
 def ensemble(size: int, inputs: int, width: int, depth: int, *, layer_norm: bool, key: PRNGKeyArray) -> MLP:

@@ -1,0 +1,107 @@
+"""`tiltrl export`: a policy as one file that runs without JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from tiltrl.data import load
+from tiltrl.distillation import data_of
+from tiltrl.errors import InputError
+from tiltrl.export import CHECKED, export_onnx, writable
+from tiltrl.export.functions import Kind
+from tiltrl.files import slug
+from tiltrl.policy import Policy, load_policy
+from tiltrl.progress import LiveProgress
+
+console = Console(markup=False, emoji=False)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which policy to export, and how it acts. Each field is an option of the command line."""
+
+    policy: tyro.conf.Positional[Path]
+    """A policy's folder, such as runs/demo-fast/policies/beta1-seed0."""
+    to: Literal["onnx"] = "onnx"
+    """The format of the file."""
+    what: Kind = "policy"
+    """The policy; or its bare energy (obs, action, t -> energy); or its critic (obs, action -> value)."""
+    calls: int | None = None
+    """Network calls for each action. Default: as the policy acts."""
+    candidates: int | None = None
+    """Actions drawn for each one taken, the best by the critic. Default: as the policy acts."""
+    anomaly: Path | None = None
+    """A behavior policy's folder, such as runs/demo-fast/policies/behavior-seed0: with each action then comes how
+    unusual it is, measured by that policy on its own data."""
+    data: str | None = None
+    """Logged data: the file is compared with the policy at its observations. Default: what the policy was trained on,
+    where that is `demo` or a Minari data set on this machine."""
+    license: str | None = None
+    """Of the file, such as MIT; only written into it."""
+    out: Path | None = None
+    """The file. Default: POLICY.onnx beside the policy's folder."""
+
+    def acting(self) -> Policy:
+        """The policy as it is to act.
+
+        Raises:
+            InputError: there is none, or it cannot act so.
+        """
+        policy = load_policy(self.policy)
+        if self.calls is not None:
+            if policy.config.energy is None:
+                raise InputError(f"calls = {self.calls}: {self.policy} is distilled and acts in one; leave it out")
+            policy = policy.replace(sampler=replace(policy.config.sampler, calls=self.calls))
+        if self.candidates is None:
+            return policy
+        if self.candidates > 1 and policy.critic is None:
+            raise InputError(
+                f"candidates = {self.candidates}: {self.policy} holds no critic (critic.safetensors) to choose among "
+                "actions; use 1"
+            )
+        return policy.replace(candidates=self.candidates)
+
+    @property
+    def file(self) -> Path:
+        """Where it goes."""
+        whole = self.policy.resolve()
+        suffix = "" if self.what == "policy" else f"-{self.what}"
+        return self.out or whole.with_name(f"{slug(whole.name)}{suffix}.onnx")
+
+
+def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
+    """Write a policy as one ONNX file that runs without JAX: normalization, sampler, choice and bounds included.
+
+    Example: tiltrl export runs/demo-fast/policies/beta1-seed0 --anomaly runs/demo-fast/policies/behavior-seed0
+
+    The file is compared with the policy at 10,000 logged observations, and is not written if they differ. Run it with
+    `python -m tiltrl.runtime FILE`, or any ONNX runtime (docs/deploy.md).
+    """
+    policy = options.acting()
+    path = writable(options.file)
+    behavior = None if options.anomaly is None else load_policy(options.anomaly)
+    data = load(options.data or data_of(policy))
+    with LiveProgress(console) as progress:
+        progress.start("compare", min(CHECKED, len(data)))
+        found = export_onnx(
+            policy,
+            path,
+            data,
+            what=options.what,
+            behavior=behavior,
+            license=options.license,
+            on_progress=lambda done, total: progress.update(done, total, {}),
+        )
+    ties = f", {found.ties} ties of two candidates aside" if found.ties else ""
+    console.print(
+        f"within {found.error:.1g} of the policy at {found.observations} observations{ties}\n"
+        f"file     {found.path} ({found.size / 1e6:.1f} MB)\n\n"
+        f"Run it:  python -m tiltrl.runtime {found.path}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,169 @@
+"""Policies as single ONNX files: normalization, the whole sampler, rejection sampling and bounds in one graph.
+
+`graph` translates JAX's traced programs, `rules` holds one rule a primitive, `functions` what is exported, `parity`
+compares with JAX before anything is written. What they make runs by `tiltrl.runtime`, or any other ONNX runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tiltrl.errors import InputError
+from tiltrl.export.anomaly import quantiles, some_rows
+from tiltrl.export.functions import Exported, Kind, acting, critic, energy
+from tiltrl.files import write_atomically
+from tiltrl.policy import Policy, versions
+from tiltrl.types import Transitions, as_json
+
+FORMAT = 1
+"""Version of the description in a file's metadata."""
+CHECKED = 10_000
+"""Logged observations at which a file is compared with the policy."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file that was written."""
+
+    path: Path
+    size: int  # bytes
+    observations: int  # at which it was compared with the policy
+    error: float  # the largest difference, of actions as a share of half their range
+    ties: int  # observations where the critic liked two candidates alike, and either may have been taken
+
+
+def export_onnx(
+    policy: Policy,
+    path: str | os.PathLike[str],
+    data: Transitions,
+    *,
+    what: Kind = "policy",
+    behavior: Policy | None = None,
+    license: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Export:
+    """Write one ONNX file, unless it computes something else than the policy.
+
+    Args:
+        policy: `policy.replace(candidates=..., sampler=...)` says how many actions and network calls.
+        path: ends in `.onnx`.
+        data: logged data of the policy's task, to compare at, and for what is usual.
+        what: the policy itself, its energy, or its critic.
+        behavior: a policy whose errors of denoising tell how unusual an action is; with that the file of a policy has
+            a second output and a table of quantiles.
+        license: of the file, such as "MIT"; only written down.
+        on_progress: called with (observations compared, observations in all).
+
+    Raises:
+        InputError: the extra `onnx` is missing, the path cannot be written, the policy lacks what is asked for, the
+            data or the behavior is of another task, or the file's answers differ from the policy's.
+    """
+    try:
+        import onnx
+
+        from tiltrl.export.graph import translate
+        from tiltrl.export.parity import compare
+        from tiltrl.export.rules import RULES
+    except ImportError as error:
+        raise InputError(f"export_onnx: {error.name} is not installed: pip install 'tiltrl[onnx]'") from error
+    target = writable(Path(path))
+    _check_task(policy, data, behavior, what)
+    exported = {"policy": lambda: acting(policy, behavior), "energy": lambda: energy(policy)}.get(
+        what, lambda: critic(policy)
+    )()
+    table = None if behavior is None else quantiles(behavior, data)
+    model = translate(exported.function, exported.inputs, tuple(exported.outputs), RULES)
+    rows = some_rows(len(data), CHECKED)
+    found = compare(policy, exported, model.SerializeToString(), data.obs[rows], data.action[rows], on_progress)
+    told = _description(policy, exported, data, table, license) | {
+        "versions": versions() | {"onnx": version("onnx")},
+        "parity": {"observations": len(rows), "error": found.error, "ties": found.ties},
+    }
+    onnx.helper.set_model_props(model, {"tiltrl": json.dumps(as_json(told), allow_nan=False)})
+    model.doc_string = f"TiltRL {what} of {data.task.dataset}"
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString(deterministic=True)
+    write_atomically(target, content)
+    return Export(target, len(content), len(rows), found.error, found.ties)
+
+
+def writable(path: Path) -> Path:
+    """The path, if a file can be put there.
+
+    Raises:
+        InputError: it has another suffix, is a folder, or its folder cannot be written to.
+    """
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: an exported file's name ends in .onnx")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written, as {there} is no folder that may be written to")
+    return path
+
+
+def _check_task(policy: Policy, data: Transitions, behavior: Policy | None, what: Kind) -> None:
+    task = policy.config.task
+    sizes = task.obs_dim, task.act_dim
+    if (found := (data.task.obs_dim, data.task.act_dim)) != sizes:
+        raise InputError(f"data {data.task.dataset}: has (obs, act) of {found}, but the policy's task has {sizes}")
+    if behavior is None:
+        return
+    if what != "policy":
+        raise InputError(f"what = {what}: only a policy's actions are compared with a behavior; leave it out")
+    theirs = behavior.config.task
+    if (theirs.obs_dim, theirs.act_dim) != sizes:
+        raise InputError(
+            f"behavior: has (obs, act) of {(theirs.obs_dim, theirs.act_dim)}, but the policy's task has {sizes}"
+        )
+
+
+def _description(
+    policy: Policy, exported: Exported, data: Transitions, table: Any, license: str | None
+) -> dict[str, Any]:
+    """What the file's metadata says but for versions and parity."""
+    config, task = policy.config, policy.config.task
+    spec = {} if task.env_spec is None else json.loads(task.env_spec)
+    own = {"candidates": config.candidates, "calls": config.sampler.calls if config.energy is not None else 1}
+
+    def described(arrays: Any) -> dict[str, Any]:
+        return {
+            name: {"shape": ["batch" if n is None else n for n in shape], "dtype": "float32", "units": UNITS[name]}
+            for name, shape in arrays.items()
+        }
+
+    return {
+        "format": FORMAT,
+        "kind": exported.kind,
+        "obs_dim": task.obs_dim,
+        "act_dim": task.act_dim,
+        **(own if exported.kind == "policy" else {}),
+        "action_low": config.scaling.action_low,
+        "action_high": config.scaling.action_high,
+        "task": {"dataset": task.dataset, "env_id": spec.get("id"), "obs_keys": task.obs_keys},
+        "inputs": described(exported.inputs),
+        "outputs": described(exported.outputs),
+        "anomaly": None if table is None else {"score": "denoising_error", "quantiles": table},
+        "license": license,
+        "fingerprint": data.fingerprint(),
+        "policy": policy.digest,
+    }
+
+
+UNITS = {
+    "obs": "the environment's",
+    "action": "the environment's, within the bounds",
+    "noise": "standard normal, one row for each candidate action",
+    "t": "diffusion time, 0.001 to 1",
+    "energy": "nats up to a constant of observation and t: compares actions of one observation, and is no log-density",
+    "value": "the critic's, of the transformed rewards",
+    "denoising_error": "1 where the behavior model knows nothing, less where an action is like what was logged",
+}
+"""Of every input and output."""

@@ -333,7 +333,7 @@ def test_a_kill_at_any_moment_leaves_the_old_policy_or_the_new(critics: tuple[bo
     old, new, third = another(1, critic=critics[0]), another(2, critic=critics[1]), another(3, critic=True)
     folder, killed = tmp_path / "policy", tmp_path / "killed"
     old.save(folder)
-    names = {"policy.json", "policy.safetensors"}
+    names = {"policy.json", "policy.safetensors", "README.md"}
     assert set(states(folder)) == names | ({"critic.safetensors"} if critics[0] else set())
     with each_state_of(folder) as seen:
         new.save(folder)

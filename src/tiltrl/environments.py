@@ -139,11 +139,12 @@ def register(spec: EnvSpec, where: str) -> None:
         )
 
 
-def make(spec: EnvSpec, where: str) -> gymnasium.Env:
+def make(spec: EnvSpec, where: str, render_mode: str | None = None) -> gymnasium.Env:
     """Make Gymnasium's registered environment of that id, with the arguments and horizon of `spec`.
 
     Its entry point is code to be run and is left alone: a data set must not choose what runs. Nor which files are
-    read: arguments that the environment is not registered with must be numbers, names, or lists of them.
+    read: arguments that the environment is not registered with must be numbers, names, or lists of them. Nor whether a
+    window opens: how it renders is `render_mode` alone.
 
     Raises:
         InputError: the environment is unknown, not installed, or cannot be made with these arguments.
@@ -155,11 +156,12 @@ def make(spec: EnvSpec, where: str) -> gymnasium.Env:
         arguments = {
             key: value
             for key, value in (spec.kwargs or {}).items()
-            if key != "render_mode"  # open no window
-            and not (key in own and own[key] == value)
+            if key != "render_mode" and not (key in own and own[key] == value)
         }
         for key, value in arguments.items():
             _check_argument(key, value, where)
+        if render_mode is not None:  # not all know the argument
+            arguments["render_mode"] = render_mode
         try:
             return gymnasium.make(spec.id, spec.max_episode_steps, disable_env_checker=True, **arguments)
         except Exception as error:  # other people's code with the data's arguments: whatever it raises is about those

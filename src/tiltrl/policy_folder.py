@@ -41,6 +41,8 @@ _DESCRIPTION, _NETWORK, _CRITIC = "policy.json", "policy.safetensors", "critic.s
 _MOST_TEXT = 8_000_000  # bytes of policy.json
 _MOST_ARRAYS = 1 << 31  # bytes of both files of arrays
 _MOST_HEADER = 1 << 20  # bytes of a file beside its arrays: their names and shapes
+FILES = {_DESCRIPTION: _MOST_TEXT, _NETWORK: _MOST_ARRAYS + _MOST_HEADER, _CRITIC: _MOST_ARRAYS + _MOST_HEADER}
+"""A policy's files, the last only where it has a critic, and how many bytes each may have."""
 _MOST_OBS, _MOST_ACT = 65_536, 4096
 _SHA256 = re.compile("[0-9a-f]{64}")
 

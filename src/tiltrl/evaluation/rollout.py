@@ -40,7 +40,7 @@ def read_spec(task: Task) -> EnvSpec:
     return described_spec(task.env_spec, f"{task.dataset}: env_spec")
 
 
-def make_env(task: Task) -> gymnasium.Env:
+def make_env(task: Task, render_mode: str | None = None) -> gymnasium.Env:
     """Make the task's environment: Gymnasium's registered one, with the arguments and horizon of the data.
 
     Only the id, the arguments and the horizon are taken from the data. Its entry point is code to be run and is left
@@ -54,7 +54,7 @@ def make_env(task: Task) -> gymnasium.Env:
     if spec.additional_wrappers:
         names = ", ".join(wrapper.name for wrapper in spec.additional_wrappers)
         raise InputError(f"{where}: was recorded through the wrappers {names}; only unwrapped environments can be made")
-    env = make(spec, where)
+    env = make(spec, where, render_mode)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some build their spaces anew at each look, which remark on their precision
         mismatch = _mismatch(env, task)

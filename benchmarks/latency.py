@@ -31,7 +31,7 @@ import tiltrl
 from tiltrl import runtime
 from tiltrl.bench.machine import machine_facts, pin
 from tiltrl.distillation import data_of
-from tiltrl.export import export_onnx
+from tiltrl.export import CHECKED, export_onnx
 from tiltrl.files import write_atomically, write_json
 from tiltrl.policy import Policy, load_policy
 from tiltrl.progress import LiveProgress
@@ -47,34 +47,37 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 
 def contestants(
-    policies: dict[str, Policy], data: Transitions, behavior: Policy | None, folder: Path
+    policies: dict[str, Policy], data: Transitions, behavior: Policy | None, folder: Path, progress: LiveProgress
 ) -> dict[tuple[str, str], Act]:
     """Every way to act, by the policy's name and what runs it."""
+    judges = {"ONNX": None} | ({} if behavior is None else {"ONNX with anomaly score": behavior})
     found: dict[tuple[str, str], Act] = {}
     for name, policy in policies.items():
-        path = folder / f"{len(found)}.onnx"
-        export_onnx(policy, path, data)
         found[name, "JAX"] = policy.sample
-        found[name, "ONNX"] = runtime.Policy(path).act
-        if behavior is not None:
-            export_onnx(policy, path, data, behavior=behavior)
-            found[name, "ONNX with anomaly score"] = runtime.Policy(path).act
+        for by, judge in judges.items():
+            path = folder / f"{len(found)}.onnx"
+            progress.start("export", min(CHECKED, len(data)))
+            export_onnx(
+                policy, path, data, behavior=judge, on_progress=lambda done, total: progress.update(done, total, {})
+            )
+            found[name, by] = runtime.Policy(path).act
     return found
 
 
-def in_turns(acts: dict[tuple[str, str], Act], obs: np.ndarray, calls: int) -> dict[tuple[str, str], list[float]]:
+def in_turns(
+    acts: dict[tuple[str, str], Act], obs: np.ndarray, calls: int, progress: LiveProgress
+) -> dict[tuple[str, str], list[float]]:
     """Milliseconds of each call, in order; the first `WARM` of each are left out."""
     spent: dict[tuple[str, str], list[float]] = {key: [] for key in acts}
-    with LiveProgress(Console()) as progress:
-        progress.start("calls", calls)
-        for call in range(-WARM, calls):
-            row = obs[call % len(obs)]
-            for key, act in acts.items():
-                began = time.perf_counter()
-                act(row)
-                spent[key].append(1000.0 * (time.perf_counter() - began))
-            if call > 0 and call % 100 == 0:
-                progress.update(call, calls, {})
+    progress.start("calls", calls)
+    for call in range(-WARM, calls):
+        row = obs[call % len(obs)]
+        for key, act in acts.items():
+            began = time.perf_counter()
+            act(row)
+            spent[key].append(1000.0 * (time.perf_counter() - began))
+        if call > 0 and call % 100 == 0:
+            progress.update(call, calls, {})
     return {key: values[WARM:] for key, values in spent.items()}
 
 
@@ -109,9 +112,10 @@ def main() -> None:
         policies["distilled"] = load_policy(options.distilled)
     data = tiltrl.load(options.data or data_of(policies["policy"]))
     behavior = load_policy(options.anomaly) if options.anomaly else None
-    with tempfile.TemporaryDirectory() as folder:
-        acts = contestants(policies, data, behavior, Path(folder))
-    spent = in_turns(acts, data.obs, options.calls)
+    with LiveProgress(Console()) as progress:
+        with tempfile.TemporaryDirectory() as folder:
+            acts = contestants(policies, data, behavior, Path(folder), progress)
+        spent = in_turns(acts, data.obs, options.calls, progress)
     machine = machine_facts()
     machine["versions"] |= {name: version(name) for name in ("onnxruntime", "numpy")}
     found = {

@@ -18,8 +18,8 @@ TINY: Preset = replace(
     annotate=replace(FAST.annotate, k=4, states=64),
     align=replace(_SHORT.align, batch=8),
 )
-"""What stands in for the preset `fast`: the same stages and kinds of networks, small, and few steps: nearly all the time
-is compiling, which small programs have less of."""
+"""What stands in for the preset `fast`: its stages and kinds of networks, small, and few steps. What remains is
+compiling."""
 
 ALWAYS: dict[str, dict[str, str]] = {
     "run": {"--episodes": "1"},
@@ -28,10 +28,12 @@ ALWAYS: dict[str, dict[str, str]] = {
     "bandit": {"--budget": "0.0005", "--samples": "100", "--dataset": "moons"},
     "preferences make": {"--pairs": "40"},
     "data collect": {"--episodes": "2"},
+    "play": {"--steps": "10"},
 }
 """Options that get this value, whatever the page says."""
 
 WHERE_TYPED: dict[str, dict[str, str]] = {
+    "-m tiltrl.runtime": {"--seconds": "0.2", "--episodes": "1"},
     "critic check": {"--rollouts": "2", "--horizon": "5", "--steps-ahead": "2"},
 }
 """Options that get this value where the page has them."""
@@ -47,7 +49,7 @@ NOT_RUN: dict[str, str] = {
     r"^python -m tiltrl\.runtime\b": "measures by the clock; tests/runtime/test_runtime_main.py runs it",
     r"\bpip install\b": "would download; that the extra exists is tested",
     r"\bpython benchmarks/": "takes minutes to hours; that the script and its options exist is tested",
-    r"\b(d4rl|ogbench|lerobot):": "would download",
+    r"\b(d4rl|ogbench|lerobot|hf):": "would download",
     r"^srun |--coordinator": "needs several machines; tests/training/test_parallel.py has two processes",
     r"^tiltrl bench\b": "measures by the clock; tests/bench runs it small",
     r"--preset paper": "takes hours",
@@ -69,8 +71,8 @@ def reason_not_to_run(step: str) -> str | None:
 
 
 def small(command: list[str]) -> list[str]:
-    """The same `tiltrl` command with small settings."""
-    names = [word for word in command[1:3] if not word.startswith("-")]
+    """The same command of `tiltrl` or `python -m tiltrl.runtime` with small settings."""
+    names = command[1:3]
     found = [NAMES.get(word, word) for word in command]
     for length in (1, 2):
         key = " ".join(names[:length])

@@ -1,4 +1,4 @@
-"""Every shell and Python block of the pages is run, in order, each page in a folder of its own, with small settings."""
+"""Every shell and Python block of the pages is run with small settings, in order, each page in a folder of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_blocks import PAGES, Block, blocks_of, steps, words
+from page_rules import NEEDS_RUN, SLOW, TINY, reason_not_to_run, small
 
 import tiltrl
 from tiltrl import api, cli, data, presets
 from tiltrl.data.write import write_d4rl, write_minari
-
-from page_blocks import PAGES, Block, blocks_of, steps, words
-from page_rules import NEEDS_RUN, SLOW, TINY, reason_not_to_run, small
+from tiltrl.runtime.__main__ import main as runtime
 
 RUNNABLE = ("sh", "python")
+RUNTIME = ["python", "-m", "tiltrl.runtime"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +55,9 @@ def finished_run(small_settings: None, tmp_path_factory: pytest.TempPathFactory)
 
 def call(command: list[str]) -> None:
     """The command line itself, in this process."""
+    if command[:3] == RUNTIME:
+        assert runtime(small(command)[3:]) == 0
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", small(command))
         cli.main()
@@ -98,7 +102,9 @@ def run_shell(block: Block, folder: Path) -> None:
         if reason_not_to_run(step):
             continue
         for command in words(step):
-            assert command[0] == "tiltrl", f"{block}: {step!r}: say in page_rules.py how it is run, or why not"
+            assert command[0] == "tiltrl" or command[:3] == RUNTIME, (
+                f"{block}: {step!r}: say in page_rules.py how it is run, or why not"
+            )
             call(command)
             AFTER.get(" ".join(command[:3]), lambda _: None)(folder)
 
@@ -123,9 +129,15 @@ def test_the_blocks_of_a_page_run(
         shutil.copytree(request.getfixturevalue("finished_run"), tmp_path / "runs")
     write_given_files(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as of a script that lies there
     names: dict[str, Any] = {"__name__": "__page__"}
     for block in blocks:
         if block.language == "sh":
             run_shell(block, tmp_path)
         else:
             run_python(block, names)
+
+
+def test_a_worked_example_is_short() -> None:
+    lengths = {str(block): block.text.count("\n") for block in blocks_of("extend")}
+    assert len(lengths) > 8 and [block for block, length in lengths.items() if length >= 60] == []

@@ -1,4 +1,4 @@
-"""What pages name is there: commands with their options, targets, scripts, extras, links; and each block says its kind."""
+"""What pages name is there: commands with options, targets, scripts, extras, links; and each block says its kind."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_make_target_exists() -> None:
 
 def test_every_script_exists_and_knows_its_options() -> None:
     calls = [command for _, step in SHELL for command in words(step) if command[0] in ("python", ".venv/bin/python")]
-    scripts = [command for command in calls if command[1] != "-m"]
+    scripts = [command for command in calls if command[1] != "-m"]  # those are run, or need a browser
     assert scripts
     for _, script, *options in scripts:
         source = (ROOT / script).read_text()

@@ -71,10 +71,10 @@ class Scene:
                 f"{self._task.dataset}: the environment cannot be rendered here: {' '.join(str(error).split())[:300]}; "
                 "set MUJOCO_GL=egl where there is a GPU or Mesa's EGL, or MUJOCO_GL=osmesa for rendering in software"
             ) from error
-        if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
-            raise InputError(
-                f"{self._task.dataset}: the environment renders {type(image).__name__}, no picture in color"
-            )
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+            raise InputError(f"{self._task.dataset}: the environment renders no picture but {type(image).__name__}")
+        if self.ended:
+            self._still = image
         return image
 
 

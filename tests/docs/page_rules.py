@@ -50,6 +50,7 @@ NOT_RUN: dict[str, str] = {
     r"\bpip install\b": "would download; that the extra exists is tested",
     r"\bpython benchmarks/": "takes minutes to hours; that the script and its options exist is tested",
     r"\b(d4rl|ogbench|lerobot|hf):": "would download",
+    r"^tiltrl push\b|^hf auth\b": "needs the hub; tests/test_hub.py pushes to a stand-in",
     r"^srun |--coordinator": "needs several machines; tests/training/test_parallel.py has two processes",
     r"^tiltrl bench\b": "measures by the clock; tests/bench runs it small",
     r"--preset paper": "takes hours",

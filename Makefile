@@ -20,7 +20,7 @@ test-all: .venv/dev ## run the slow ones too: every fault of every write, measur
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/dev ## build the manual into site/; a warning is an error, and nothing is downloaded
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 bench: .venv/torch ## rates on this machine and beside PyTorch, into benchmarks/results/cpu (half an hour; keep it quiet)
 	$(BIN)/tiltrl bench --out benchmarks/results/cpu/bench.json

@@ -39,13 +39,13 @@ WHERE_TYPED: dict[str, dict[str, str]] = {
 """Options that get this value where the page has them."""
 
 NAMES = {"demo[:0.02]": "demo[:0.5]"}
-"""Data sets, of which `demo` is one of 16 episodes."""
+"""Data sets, of which `demo` is one of 16 episodes; in commands and in Python."""
 
 # --- What is not run --------------------------------------------------------------------------------------------------
 
 NOT_RUN: dict[str, str] = {
     r"^while ": "the loop is run with stand-ins by tests/test_reliability_page.py",
-    r"\b(make|git|cd) ": "makes an environment of its own, or takes long; that the target exists is tested",
+    r"^(make|git|cd) ": "makes an environment of its own, or takes long; that the target exists is tested",
     r"^python -m tiltrl\.runtime\b": "measures by the clock; tests/runtime/test_runtime_main.py runs it",
     r"\bpip install\b": "would download; that the extra exists is tested",
     r"\bpython benchmarks/": "takes minutes to hours; that the script and its options exist is tested",

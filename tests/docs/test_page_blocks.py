@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from page_blocks import PAGES, Block, blocks_of, steps, words
-from page_rules import NEEDS_RUN, SLOW, TINY, reason_not_to_run, small
+from page_rules import NAMES, NEEDS_RUN, SLOW, TINY, reason_not_to_run, small
 
 import tiltrl
 from tiltrl import api, cli, data, presets
@@ -66,15 +66,17 @@ def call(command: list[str]) -> None:
 def write_given_files(folder: Path) -> None:
     """What the pages take for the reader's own: logs with columns of unusual names, a Minari folder, D4RL files."""
     found = tiltrl.load("demo")
-    episode = np.repeat(np.arange(len(found.ends)), np.diff(found.ends, prepend=-1))
     np.savez(
         folder / "log.npz",
+        observations=found.obs,
+        next_observations=found.next_obs,
+        actions=found.action,
+        terminals=found.terminal,
         state=found.obs[:, :5],
         velocity=found.obs[:, 5:],
         u=found.action,
         r=found.reward,
-        e=episode,
-        next_state=found.next_obs[:, :5],
+        e=np.repeat(np.arange(len(found.ends)), np.diff(found.ends, prepend=-1)),
     )
     write_minari(found, folder / "path/to/minari/folder", "me/robot-v0")
     write_d4rl(tiltrl.load("demo[:0.5]"), folder / "big.h5")
@@ -102,20 +104,21 @@ def run_shell(block: Block, folder: Path) -> None:
         if reason_not_to_run(step):
             continue
         for command in words(step):
-            assert command[0] == "tiltrl" or command[:3] == RUNTIME, (
-                f"{block}: {step!r}: say in page_rules.py how it is run, or why not"
-            )
+            known = command[0] == "tiltrl" or command[:3] == RUNTIME
+            assert known, f"{block}: {step!r}: say in page_rules.py how it is run, or why not"
             call(command)
             AFTER.get(" ".join(command[:3]), lambda _: None)(folder)
 
 
 def run_python(block: Block, names: dict[str, Any]) -> None:
+    text = block.text
+    for name, smaller in NAMES.items():
+        text = text.replace(name, smaller)
     if block.title:  # a file that the reader is to save
-        Path(block.title).write_text(block.text)
+        Path(block.title).write_text(text)
         return
     # Empty lines in front, so that a traceback has the page's line numbers.
-    program = compile("\n" * (block.line - 1) + block.text, str(PAGES[block.page]), "exec")
-    exec(program, names)
+    exec(compile("\n" * (block.line - 1) + text, str(PAGES[block.page]), "exec"), names)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES])

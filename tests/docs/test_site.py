@@ -39,10 +39,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     settings = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Documentation built" in done.stderr  # with --quiet a warning is neither told nor counted
     return folder
 
 
@@ -58,6 +59,10 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
 def test_a_page_that_loads_something_would_be_found() -> None:
     text = '<link rel="stylesheet" href="https://a/b.css"><script src="//c/d.js"></script><a href="https://e">e</a>'
     assert Page(text).loads == ["https://a/b.css", "//c/d.js"]
+
+
+def test_make_builds_it_by_the_same_command() -> None:
+    assert re.search(r"^docs:.*\n\t\$\(BIN\)/mkdocs build --strict$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_search_knows_the_pages(site: Path) -> None:

@@ -69,7 +69,8 @@ def test_a_long_name_keeps_its_end() -> None:
     assert not (long[:28, 112:] != 255).all()
 
 
-def test_a_strip_is_as_wide_as_asked() -> None:
-    image = strip([np.zeros((50, 100, 3), np.uint8), np.full((50, 100, 3), 255, np.uint8)], 400)
-    assert image.size == (400, 100)
-    assert np.asarray(image)[50, 20].tolist() == [0, 0, 0] and np.asarray(image)[50, 380].tolist() == [255] * 3
+def test_a_strip_is_as_wide_as_asked_and_keeps_frames_apart() -> None:
+    image = strip([np.zeros((50, 100, 3), np.uint8), np.full((50, 100, 3), 100, np.uint8)], 448)
+    assert image.size == (448, 100), "twice as large as the frames with their gap of 24"
+    colors = [np.asarray(image)[50, column].tolist() for column in (20, 224, 400)]
+    assert colors == [[0] * 3, [255] * 3, [100] * 3]

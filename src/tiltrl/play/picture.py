@@ -52,8 +52,10 @@ def frame(scenes: Sequence[Scene], horizon: int, width: int) -> UInt8[np.ndarray
 
 
 def strip(frames: Sequence[UInt8[np.ndarray, "height width 3"]], width: int) -> Image.Image:
-    """Frames in a row, made as wide together as asked."""
-    row = Image.fromarray(np.concatenate(frames, axis=1))
+    """Frames in a row with gaps between, made as wide together as asked."""
+    gap = np.full((frames[0].shape[0], 3 * _GAP, 3), 255, np.uint8)
+    parts = [part for image in frames for part in (image, gap)][:-1]
+    row = Image.fromarray(np.concatenate(parts, axis=1))
     return row.resize((width, round(row.height * width / row.width)), Image.Resampling.LANCZOS)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tiltrl.data import from_arrays, load
     from tiltrl.data.preferences import Preferences, from_pairs, read_preferences
     from tiltrl.errors import InputError
+    from tiltrl.export import export_onnx
     from tiltrl.policy import Policy, load_policy, log_ratio
     from tiltrl.presets import FAST, PAPER
     from tiltrl.types import Candidates, Task, Transitions

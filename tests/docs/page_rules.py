@@ -45,6 +45,7 @@ NAMES = {"demo[:0.02]": "demo[:0.5]"}
 
 NOT_RUN: dict[str, str] = {
     r"^while ": "the loop is run with stand-ins by tests/test_reliability_page.py",
+    r"^tiltrl push |^hf auth": "needs an account; tests/test_hub.py has a stand-in for the hub",
     r"^(make|git|cd) ": "makes an environment of its own, or takes long; that the target exists is tested",
     r"^python -m tiltrl\.runtime\b": "measures by the clock; tests/runtime/test_runtime_main.py runs it",
     r"\bpip install\b": "would download; that the extra exists is tested",

@@ -86,7 +86,8 @@ def write_given_files(folder: Path) -> None:
 def answer_questions(folder: Path) -> None:
     """As people would: the column `choice` is filled."""
     for path in folder.glob("questions*.csv"):
-        rows = list(csv.DictReader(path.open()))
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
         for number, row in enumerate(rows):
             row["choice"] = row["choice"] or "ab"[number % 2]
         with path.open("w", newline="") as file:

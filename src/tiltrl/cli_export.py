@@ -15,6 +15,7 @@ from tiltrl.errors import InputError
 from tiltrl.export import CHECKED, export_onnx, writable
 from tiltrl.export.functions import Kind
 from tiltrl.files import slug
+from tiltrl.hub import on_hub
 from tiltrl.policy import Policy, load_policy
 from tiltrl.progress import LiveProgress
 
@@ -26,7 +27,7 @@ class ExportOptions:
     """Which policy to export, and how it acts. Each field is an option of the command line."""
 
     policy: tyro.conf.Positional[Path]
-    """A policy's folder, such as runs/demo-fast/policies/beta1-seed0."""
+    """A policy's folder, such as runs/demo-fast/policies/beta1-seed0, or hf:owner/name."""
     to: Literal["onnx"] = "onnx"
     """The format of the file."""
     what: Kind = "policy"
@@ -69,9 +70,12 @@ class ExportOptions:
     @property
     def file(self) -> Path:
         """Where it goes."""
-        whole = self.policy.resolve()
+        if self.out is not None:
+            return self.out
         suffix = "" if self.what == "policy" else f"-{self.what}"
-        return self.out or whole.with_name(f"{slug(whole.name)}{suffix}.onnx")
+        if on_hub(self.policy):
+            return Path("runs", f"{slug(self.policy.as_posix())}{suffix}.onnx")
+        return self.policy.parent / f"{slug(self.policy.resolve().name)}{suffix}.onnx"
 
 
 def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
@@ -97,11 +101,11 @@ def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
             license=options.license,
             on_progress=lambda done, total: progress.update(done, total, {}),
         )
+    run_it = f"\n\nRun it:  python -m tiltrl.runtime {found.path}" if options.what == "policy" else ""
     ties = f", {found.ties} ties of two candidates aside" if found.ties else ""
     console.print(
         f"within {found.error:.1g} of the policy at {found.observations} observations{ties}\n"
-        f"file     {found.path} ({found.size / 1e6:.1f} MB)\n\n"
-        f"Run it:  python -m tiltrl.runtime {found.path}",
+        f"file     {found.path} ({found.size / 1e6:.1f} MB){run_it}",
         highlight=False,
         soft_wrap=True,
     )

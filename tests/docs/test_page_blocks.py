@@ -134,8 +134,7 @@ def test_the_blocks_of_a_page_run(
     write_given_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # as of a script that lies there
-    # The README's `obs` is whatever the reader has.
-    names: dict[str, Any] = {"__name__": "__page__", "obs": tiltrl.load("demo").obs[:5]}
+    names: dict[str, Any] = {"__name__": "__page__"}
     for block in blocks:
         if block.language == "sh":
             run_shell(block, tmp_path)

@@ -9,8 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## /make \1\t/' | expand -t 16
 
-demo: .venv/core ## train and evaluate a policy on the bundled data, into runs/demo
-	$(BIN)/tiltrl run demo --out runs/demo
+demo: .venv/core ## train and evaluate a policy on the bundled data, into runs/demo-fast
+	$(BIN)/tiltrl run demo
 
 test: .venv/dev ## run the tests
 	$(BIN)/pytest

@@ -28,7 +28,7 @@ HEAD = f"""# Can a score tell what was not logged?
 
 Area under the ROC curve between {ROWS} logged pairs of observation and action (of data that the behavior model was
 trained on) and as many changed ones: .5 is chance, 1 never wrong. Energies hold an unknown constant of the state; the
-error of denoising (`tiltrl.diffusion.surprise`) does not. In brackets: the share of the changed pairs that are more
+error of denoising (`tiltrl.diffusion.denoising_error`) does not. In brackets: the share of the changed pairs that are more
 unusual than 99 % of the logged ones. Command: `python benchmarks/anomaly.py BEHAVIOR_POLICY ...`; numbers:
 `anomaly.json`.
 """

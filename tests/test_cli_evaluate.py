@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,13 @@ def test_what_is_kept_belongs_to_one_evaluation(tmp_path: Path, monkeypatch: pyt
     ]
     assert len({place.name.split("-")[-1] for place in places}) == len(configs)
     assert not any(place.is_relative_to(policy) for place in places)
+
+
+def test_the_best_of_several_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    policy = save(tmp_path / "policy", 0)
+    for candidates in (1, 2):
+        cli.evaluate(EvaluateConfig(policy, episodes=1, candidates=candidates))
+    found = {path.name: json.loads(path.read_text()) for path in policy.glob("evaluation*")}
+    assert set(found) == {"evaluation-seed0.json", "evaluation-best-of-2-seed0.json"}
+    assert found["evaluation-best-of-2-seed0.json"]["policy"]["candidates"] == 2

@@ -72,6 +72,7 @@ def test_writes_a_file_beside_the_policy(
         (("distilled", "--calls", 2), "calls = 2: .* is distilled"),
         (("diffusion", "--what", "critic"), "has no critic"),
         (("diffusion", "--anomaly", "distilled"), "is distilled"),
+        (("diffusion", "--what", "energy", "--calls", 3), "calls = 3: what = energy draws no actions"),
         (("diffusion", "--out", "policy.pt"), "ends in .onnx"),
         (("nowhere",), "there is no such folder"),
     ],

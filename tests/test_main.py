@@ -48,6 +48,13 @@ def test_what_is_no_bug_is_one_line(error, status, line, capsys, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_where_only_the_runtime_is_installed_one_line_says_so():
+    code = "import sys; sys.modules['tyro'] = None; from tiltrl.main import main; main()"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
+    assert found.stderr.startswith("tiltrl: error: tyro is not installed: run exported policies by `python -m tiltrl.")
+
+
 def test_done_and_help_are_silent(capsys):
     assert main.answer(lambda: None) == 0
     assert main.answer(raising(SystemExit(0))) == 0

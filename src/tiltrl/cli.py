@@ -121,8 +121,8 @@ class EvaluateConfig:
     candidates: int = 1
     """Actions sampled for each one taken; the policy's critic picks the best."""
     out: Path | None = None
-    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder, or of one from the
-    hub in a folder in runs. What is done of more than a hundred episodes is kept beside it, or without --out in runs,
+    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder, with -best-of-4 or
+    the like before the seed; of a policy from the hub in a folder in runs. What is done of more than a hundred episodes is kept beside it, or without --out in runs,
     until all are."""
 
 
@@ -134,7 +134,10 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
     policy = load_policy(config.policy).replace(candidates=config.candidates)
     task = policy.config.task
     label = score_label(task)
-    path = config.out or _results_of(config.policy, f"evaluation-seed{config.seed}.json")
+    name, file = config.policy.name, "evaluation"
+    if config.candidates > 1:
+        name, file = f"{name}, best of {config.candidates}", f"{file}-best-of-{config.candidates}"
+    path = config.out or _results_of(config.policy, f"{file}-seed{config.seed}.json")
     kept = _unfinished(config, policy)
     with LiveProgress(console) as progress:
         progress.start("evaluate", 1)
@@ -145,7 +148,7 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
             lambda done, total: progress.update(done, total, {}),
             kept=kept_in(kept) if config.episodes > EPISODES_AT_ONCE else anew,
         )
-    row = Row(config.policy.name, normalized_score(found.returns, task)[None])
+    row = Row(name, normalized_score(found.returns, task)[None])
     print_table([row], label, console)
     facts = {"scores_are": label, "episodes": config.episodes, "seed": config.seed}
     write_results(

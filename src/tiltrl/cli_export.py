@@ -12,7 +12,7 @@ from rich.console import Console
 from tiltrl.data import load
 from tiltrl.distillation import data_of
 from tiltrl.errors import InputError
-from tiltrl.export import CHECKED, export_onnx, writable
+from tiltrl.export import export_onnx, writable
 from tiltrl.export.functions import Kind
 from tiltrl.files import slug
 from tiltrl.hub import on_hub
@@ -54,6 +54,9 @@ class ExportOptions:
             InputError: there is none, or it cannot act so.
         """
         policy = load_policy(self.policy)
+        for name, value in (("calls", self.calls), ("candidates", self.candidates)):
+            if value is not None and self.what != "policy":
+                raise InputError(f"{name} = {value}: what = {self.what} draws no actions; leave it out")
         if self.calls is not None:
             if policy.config.energy is None:
                 raise InputError(f"calls = {self.calls}: {self.policy} is distilled and acts in one; leave it out")
@@ -75,7 +78,8 @@ class ExportOptions:
         suffix = "" if self.what == "policy" else f"-{self.what}"
         if on_hub(self.policy):
             return Path("runs", f"{slug(self.policy.as_posix())}{suffix}.onnx")
-        return self.policy.parent / f"{slug(self.policy.resolve().name)}{suffix}.onnx"
+        beside = self.policy if self.policy.name not in ("", "..") else self.policy.resolve()
+        return beside.parent / f"{slug(beside.name)}{suffix}.onnx"
 
 
 def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
@@ -91,7 +95,14 @@ def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
     behavior = None if options.anomaly is None else load_policy(options.anomaly)
     data = load(options.data or data_of(policy))
     with LiveProgress(console) as progress:
-        progress.start("compare", min(CHECKED, len(data)))
+        begun: set[str] = set()
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in begun:
+                begun.add(stage)
+                progress.start(stage, total)
+            progress.update(done, total, {})
+
         found = export_onnx(
             policy,
             path,
@@ -99,7 +110,7 @@ def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
             what=options.what,
             behavior=behavior,
             license=options.license,
-            on_progress=lambda done, total: progress.update(done, total, {}),
+            on_progress=tell,
         )
     run_it = f"\n\nRun it:  python -m tiltrl.runtime {found.path}" if options.what == "policy" else ""
     ties = f", {found.ties} ties of two candidates aside" if found.ties else ""

@@ -40,7 +40,18 @@ PACKAGES = ("tiltrl", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium",
 def main() -> NoReturn:
     """Run the command line in `sys.argv`, and end the process."""
     _on_stop(_leave_at_once)
-    from tiltrl.cli import main as command_line
+    try:
+        from tiltrl.cli import main as command_line
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "tiltrl":
+            raise
+        sys.exit(
+            _end(
+                BAD_INPUT,
+                f"error: {error.name} is not installed: run exported policies by `python -m tiltrl.runtime FILE`, or "
+                "install everything with `pip install tiltrl`",
+            )
+        )
 
     # Python drops what is raised in a destructor or a callback of the garbage collector; an interrupt must not be lost.
     sys.unraisablehook = _again_if_interrupt

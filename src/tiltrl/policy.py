@@ -22,7 +22,7 @@ from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
 from tiltrl.diffusion.one_step import OneStep
 from tiltrl.diffusion.schedule import T_MIN
-from tiltrl.diffusion.surprise import denoising_error
+from tiltrl.diffusion.denoising_error import denoising_error
 from tiltrl.errors import InputError
 from tiltrl.hub import fetched
 from tiltrl.model_card import write_card
@@ -152,7 +152,7 @@ class Policy:
         """How unlike what the policy was trained on an action is in its state: about 1 for what says nothing to it.
 
         Comparable across states, which energies are not, at six times the work; ask it of a behavior policy
-        (`diffusion.surprise.denoising_error` says what it is).
+        (`diffusion.denoising_error.denoising_error` says what it is).
 
         Raises:
             InputError: sizes do not match the task, a value is not finite, or the policy is distilled.

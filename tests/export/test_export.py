@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+from tiltrl.acting import actions_at
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.diffusion.one_step import OneStep, OneStepConfig
 from tiltrl.errors import InputError
 from tiltrl.export import export_onnx, parity
-from tiltrl.export.anomaly import quantiles
-from tiltrl.export.functions import candidates
+from tiltrl.export.anomaly import anomaly_table
+from tiltrl.export.functions import acting
+from tiltrl.export.graph import translate
+from tiltrl.export.rules import RULES
 from tiltrl.policy import Policy, PolicyConfig
 from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.critics.networks import CriticShape, init_critic
@@ -86,13 +89,12 @@ def test_the_file_takes_the_candidate_that_the_critic_prefers(policy: Policy, ex
     noise = np.random.default_rng(1).normal(size=(50, 3, ACT)).astype(np.float32)
     obs = DATA.obs[:50]
     found = answers(exported, obs=obs, noise=noise)["action"]
-    actions, q = map(np.asarray, jax.jit(partial(candidates, policy))(obs, noise))
-    assert policy.critic is not None
-    critic = policy.critic
-    preference = jax.jit(lambda obs, action, pessimism: critic.preference(obs, action, pessimism))
-    for k in range(3):
-        value = preference(*policy._pairs(obs, actions[:, k])[:2], CONFIG.pessimism)
-        np.testing.assert_allclose(q[:, k], np.asarray(value), rtol=1e-3, atol=1e-4)
+    normalized, critic = CONFIG.scaling.normalize_obs(obs), policy.critic
+    assert critic is not None
+    unit = jax.jit(lambda o, n: actions_at(policy.network, o, n, CONFIG.sampler))(normalized, noise)
+    actions = CONFIG.scaling.to_env(unit)
+    value = jax.jit(lambda o, a: critic(o, a, CONFIG.pessimism))
+    q = np.stack([np.asarray(value(normalized, unit[:, k])) for k in range(3)], axis=1)
     np.testing.assert_allclose(found, actions[np.arange(50), q.argmax(1)], atol=1e-4)
     assert len(set(q.argmax(1))) == 3
 
@@ -125,6 +127,12 @@ def test_the_table_of_quantiles_is_that_of_logged_actions(behavior: Policy, expo
     np.testing.assert_allclose(table[[0, -1], 1], [errors.max(), errors.min()], rtol=1e-5)
     for share, error in table[::10]:
         assert abs(np.mean(errors >= error) - share) <= 1.01 / STEPS
+
+
+def test_the_range_of_logged_observations_comes_along(exported: Path) -> None:
+    found = told(exported)["anomaly"]
+    np.testing.assert_array_equal(found["obs_low"], DATA.obs.min(axis=0))
+    np.testing.assert_array_equal(found["obs_high"], DATA.obs.max(axis=0))
 
 
 def test_the_file_describes_itself(policy: Policy, exported: Path) -> None:
@@ -203,23 +211,31 @@ def test_a_tie_between_candidates_is_no_difference(policy: Policy, tmp_path: Pat
 
 
 def test_a_choice_that_the_critic_does_not_make_is_a_difference(
-    policy: Policy, monkeypatch: Any, tmp_path: Path
+    policy: Policy, behavior: Policy, exported: Path
 ) -> None:
-    from tiltrl.export import functions
-
-    def worst(critic: Any, obs: Any, actions: Any, pessimism: float) -> Any:
-        return functions_best(jax.tree.map(lambda leaf: -leaf, critic), obs, actions, pessimism)
-
-    functions_best = functions.best_actions
-    made = functions.acting(policy, None)
-    monkeypatch.setattr(functions, "best_actions", worst)
-    from tiltrl.export.graph import translate
-    from tiltrl.export.rules import RULES
-
-    model = translate(functions.acting(policy, None).function, made.inputs, ["action"], RULES)
-    monkeypatch.undo()
+    """The file of the other way round: a critic that likes what the policy's dislikes."""
+    against = Policy(policy.network, policy.config, jax.tree.map(lambda leaf: -leaf, policy.critic))
     with pytest.raises(InputError, match="differs"):
-        parity.compare(policy, made, model.SerializeToString(), DATA.obs, DATA.action)
+        parity.compare(against, behavior, acting(policy, behavior), exported.read_bytes(), DATA.obs, DATA.action)
+
+
+def test_a_file_that_answers_nan_is_a_difference(behavior: Policy) -> None:
+    made = acting(behavior, None)
+
+    def nothing(obs: jax.Array, noise: jax.Array) -> tuple[jax.Array]:
+        return (jnp.squeeze(noise, axis=1) * jnp.nan,)
+
+    model = translate(nothing, made.inputs, ["action"], RULES).SerializeToString()
+    with pytest.raises(InputError, match="differs from the policy by nan"):
+        parity.compare(behavior, None, made, model, DATA.obs, DATA.action)
+
+
+def test_observations_far_from_0_keep_their_digits(behavior: Policy, tmp_path: Path) -> None:
+    """As of positions in a map: float32 has none left for a deviation of .05 around 1e5 unless the mean goes first."""
+    scaling = replace(CONFIG.scaling, obs_mean=(1e5 + 0.003, 0.0, 0.0), obs_std=(0.05, 1.0, 1.0))
+    obs = DATA.obs * np.array([0.05, 1.0, 1.0]) + np.array([1e5, 0.0, 0.0])
+    far = replace(DATA, obs=obs.astype(np.float32))
+    assert export_onnx(behavior.replace(scaling=scaling), tmp_path / "p.onnx", far, what="energy").error < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -229,6 +245,15 @@ def test_a_choice_that_the_critic_does_not_make_is_a_difference(
         (lambda p, b, t: export_onnx(b, t / "p.onnx", DATA, what="critic"), "has no critic"),
         (lambda p, b, t: export_onnx(p, t / "p.onnx", DATA, what="energy", behavior=b), "only a policy's actions"),
         (lambda p, b, t: export_onnx(p, t, DATA), r"ends in \.onnx"),
+        (
+            lambda p, b, t: export_onnx(p, t / "p.onnx", DATA, behavior=b.replace(provenance={"stage": "align"})),
+            "is of stage 'align'",
+        ),
+        (lambda p, b, t: export_onnx(p, t / "p.onnx", DATA, what="polcy"), "one of policy, energy, critic"),
+        (
+            lambda p, b, t: export_onnx(b.replace(sampler=SamplerConfig(calls=1)), t / "p.onnx", DATA),
+            "calls = 1: one call from pure noise",
+        ),
         (lambda p, b, t: export_onnx(p, t / "file" / "p.onnx", DATA), "no folder that may be written"),
         (
             lambda p, b, t: export_onnx(p, t / "p.onnx", replace(DATA, task=replace(DATA.task, obs_dim=4))),
@@ -248,4 +273,4 @@ def test_what_cannot_be_exported(
 def test_what_is_unusual_is_measured_on_the_behaviors_own_data(behavior: Policy) -> None:
     other = behavior.replace(provenance={"data": "of something else"})
     with pytest.raises(InputError, match="was trained on of something else"):
-        quantiles(other, DATA)
+        anomaly_table(other, DATA)

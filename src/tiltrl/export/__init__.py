@@ -10,12 +10,13 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tiltrl.errors import InputError
-from tiltrl.export.anomaly import quantiles, some_rows
+from tiltrl.export.anomaly import anomaly_table, some_rows
 from tiltrl.export.functions import Exported, Kind, acting, critic, energy
 from tiltrl.files import write_atomically
 from tiltrl.policy import Policy, versions
@@ -46,7 +47,7 @@ def export_onnx(
     what: Kind = "policy",
     behavior: Policy | None = None,
     license: str | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Export:
     """Write one ONNX file, unless it computes something else than the policy.
 
@@ -58,7 +59,7 @@ def export_onnx(
         behavior: a policy whose errors of denoising tell how unusual an action is; with that the file of a policy has
             a second output and a table of quantiles.
         license: of the file, such as "MIT"; only written down.
-        on_progress: called with (observations compared, observations in all).
+        on_progress: called with (stage, rows done, rows in all).
 
     Raises:
         InputError: the extra `onnx` is missing, the path cannot be written, the policy lacks what is asked for, the
@@ -74,13 +75,20 @@ def export_onnx(
         raise InputError(f"export_onnx: {error.name} is not installed: pip install 'tiltrl[onnx]'") from error
     target = writable(Path(path))
     _check_task(policy, data, behavior, what)
-    exported = {"policy": lambda: acting(policy, behavior), "energy": lambda: energy(policy)}.get(
-        what, lambda: critic(policy)
-    )()
-    table = None if behavior is None else quantiles(behavior, data)
-    model = translate(exported.function, exported.inputs, tuple(exported.outputs), RULES)
+    exported = _exported(policy, what, behavior)
+    tell = on_progress or (lambda stage, done, total: None)
+    table = None if behavior is None else anomaly_table(behavior, data, partial(tell, "usual"))
+    tell("translate", 0, 1)
+    try:
+        model = translate(exported.function, exported.inputs, tuple(exported.outputs), RULES)
+    except ValueError as error:
+        raise InputError(
+            f"what = {what}: this version of JAX traces a program that cannot be exported: {error}"
+        ) from error
+    tell("translate", 1, 1)
     rows = some_rows(len(data), CHECKED)
-    found = compare(policy, exported, model.SerializeToString(), data.obs[rows], data.action[rows], on_progress)
+    pairs = data.obs[rows], data.action[rows]
+    found = compare(policy, behavior, exported, model.SerializeToString(), *pairs, partial(tell, "compare"))
     told = _description(policy, exported, data, table, license) | {
         "versions": versions() | {"onnx": version("onnx")},
         "parity": {"observations": len(rows), "error": found.error, "ties": found.ties},
@@ -109,15 +117,33 @@ def writable(path: Path) -> Path:
     return path
 
 
+def _exported(policy: Policy, what: Kind, behavior: Policy | None) -> Exported:
+    if what == "energy":
+        return energy(policy)
+    return critic(policy) if what == "critic" else acting(policy, behavior)
+
+
 def _check_task(policy: Policy, data: Transitions, behavior: Policy | None, what: Kind) -> None:
+    if what not in get_args(Kind):
+        raise InputError(f"what = {what!r}; it is one of {', '.join(get_args(Kind))}")
     task = policy.config.task
     sizes = task.obs_dim, task.act_dim
     if (found := (data.task.obs_dim, data.task.act_dim)) != sizes:
         raise InputError(f"data {data.task.dataset}: has (obs, act) of {found}, but the policy's task has {sizes}")
+    if what == "policy" and policy.config.energy is not None and policy.config.sampler.calls < 2:
+        raise InputError(
+            "calls = 1: one call from pure noise magnifies rounding 150 times, so no two programs agree; use 2 or "
+            "more, or a distilled policy, which acts in one"
+        )
     if behavior is None:
         return
     if what != "policy":
         raise InputError(f"what = {what}: only a policy's actions are compared with a behavior; leave it out")
+    if (stage := behavior.config.provenance.get("stage", "behavior")) != "behavior":
+        raise InputError(
+            f"behavior: is of stage {stage!r:.40}, so what is unusual to it is not what is unusual in the data; give the "
+            "behavior policy, such as policies/behavior-seed0 of the run"
+        )
     theirs = behavior.config.task
     if (theirs.obs_dim, theirs.act_dim) != sizes:
         raise InputError(
@@ -150,7 +176,7 @@ def _description(
         "task": {"dataset": task.dataset, "env_id": spec.get("id"), "obs_keys": task.obs_keys},
         "inputs": described(exported.inputs),
         "outputs": described(exported.outputs),
-        "anomaly": None if table is None else {"score": "denoising_error", "quantiles": table},
+        "anomaly": table,
         "license": license,
         "fingerprint": data.fingerprint(),
         "policy": policy.digest,
@@ -164,6 +190,6 @@ UNITS = {
     "t": "diffusion time, 0.001 to 1",
     "energy": "nats up to a constant of observation and t: compares actions of one observation, and is no log-density",
     "value": "the critic's, of the transformed rewards",
-    "denoising_error": "1 where the behavior model knows nothing, less where an action is like what was logged",
+    "denoising_error": "share of the noise's variance that the behavior model does not predict",
 }
 """Of every input and output."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from tiltrl.acting import actions_at, best_actions, preferences
+from tiltrl.acting import actions_at, best_actions
+from tiltrl.diffusion.denoising_error import denoising_error
 from tiltrl.diffusion.schedule import T_MIN
-from tiltrl.diffusion.surprise import denoising_error
 from tiltrl.errors import InputError
 from tiltrl.policy import Policy
 from tiltrl.types import Scaling
@@ -38,18 +38,16 @@ def acting(policy: Policy, behavior: Policy | None) -> Exported:
     Noise is standard normal, one row for each candidate. Actions lie within the bounds.
     """
     task, config = policy.config.task, policy.config
-    scaling = config.scaling
-    low, high = _rows(scaling.action_low), _rows(scaling.action_high)
 
     def function(obs: Array, noise: Array) -> tuple[jax.Array, ...]:
-        normalized = _normalized(scaling, obs)
+        normalized = _normalized(config.scaling, obs)
         actions = actions_at(policy.network, normalized, noise, config.sampler)
         if config.candidates > 1:
             assert policy.critic is not None, "a policy of several candidates has one"
             unit = best_actions(policy.critic, normalized, actions, config.pessimism)
         else:
             unit = jnp.squeeze(actions, axis=1)
-        action = jnp.clip(low + 0.5 * (unit + 1.0) * (high - low), low, high)
+        action = _to_env(config.scaling, unit)
         if behavior is None:
             return (action,)
         own = behavior.config.scaling
@@ -92,25 +90,21 @@ def critic(policy: Policy) -> Exported:
     return Exported("critic", function, inputs, {"value": (None,)})
 
 
-def candidates(policy: Policy, obs: Array, noise: Array) -> tuple[Float[Array, "rows k act"], Float[Array, "rows k"]]:
-    """All the actions that one is chosen of, in the environment's units, and what they are worth to the critic."""
-    assert policy.critic is not None, "a policy of several candidates has one"
-    scaling = policy.config.scaling
-    normalized = _normalized(scaling, obs)
-    unit = actions_at(policy.network, normalized, noise, policy.config.sampler)
-    low, high = _rows(scaling.action_low), _rows(scaling.action_high)
-    return low + 0.5 * (unit + 1.0) * (high - low), preferences(
-        policy.critic, normalized, unit, policy.config.pessimism
-    )
-
-
 def _normalized(scaling: Scaling, obs: Array) -> Array:
-    return (obs - _rows(scaling.obs_mean)) / _rows(scaling.obs_std)
+    """As `Scaling.normalize_obs`, which computes in float64: a large mean is taken off in two parts."""
+    mean = np.array(scaling.obs_mean)
+    high = mean.astype(np.float32)
+    return (obs - high - (mean - high).astype(np.float32)) / _rows(scaling.obs_std)
 
 
 def _unit(scaling: Scaling, action: Array) -> Array:
     low, high = _rows(scaling.action_low), _rows(scaling.action_high)
     return 2.0 * (action - low) / (high - low) - 1.0
+
+
+def _to_env(scaling: Scaling, unit: Array) -> Array:
+    low, high = _rows(scaling.action_low), _rows(scaling.action_high)
+    return jnp.clip(low + 0.5 * (unit + 1.0) * (high - low), low, high)
 
 
 def _rows(values: tuple[float, ...]) -> Any:

@@ -114,7 +114,8 @@ def translate(
     """
     (batch,) = jax.export.symbolic_shape("batch")
     shapes = {name: tuple(batch if n is None else n for n in shape) for name, shape in inputs.items()}
-    closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()))
+    with jax.enable_x64(False):  # the networks are float32, whatever else the process computes
+        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()))
     arguments = [Node(name, shape) for name, shape in shapes.items()]
     graph = Graph(batch, arguments[0])
     found = _run(graph, closed.jaxpr, closed.consts, arguments, rules)

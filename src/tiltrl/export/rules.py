@@ -11,8 +11,6 @@ import onnx
 
 from tiltrl.export.graph import Graph, Known, Rule, Shape, Value
 
-_TYPES = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32, "bool": onnx.TensorProto.BOOL}
-
 
 def _together(*shapes: Shape) -> Shape:
     """The shape of an elementwise result."""
@@ -35,7 +33,9 @@ def _whole(graph: Graph, value: Value, shape: Shape, axes: Sequence[int] | None 
     sizes = [shape[axis] if axis in missing else 1 for axis in range(len(shape))]
     if all(isinstance(n, int) for n in sizes):
         return graph.emit("Expand", grown, value, Known(np.array(sizes, np.int64)))
-    known = [graph.rows() if n == graph.batch else Known(np.array([int(n)], np.int64)) for n in sizes]
+    if not all(isinstance(n, int) or n == graph.batch for n in sizes):
+        raise ValueError(f"a multiple of the rows, all the same, has no rule to become ONNX: {shape}")
+    known = [Known(np.array([n], np.int64)) if isinstance(n, int) else graph.rows() for n in sizes]
     return graph.emit("Expand", grown, value, graph.emit("Concat", (len(sizes),), *known, axis=0))
 
 
@@ -73,22 +73,12 @@ def _square(graph: Graph, equation: Any, given: list[Value]) -> Value:
     return graph.emit("Mul", given[0].shape, given[0], given[0])
 
 
-def _same(graph: Graph, equation: Any, given: list[Value]) -> Value:
-    return given[0]
-
-
 def _select(graph: Graph, equation: Any, given: list[Value]) -> Value:
     which, *cases = given
     if isinstance(which, Known) and which.array.size == 1:
         return cases[int(which.array.item())]
     no, yes = cases
     return graph.emit("Where", _together(*(value.shape for value in given)), which, yes, no)
-
-
-def _cast(graph: Graph, equation: Any, given: list[Value]) -> Value:
-    if equation.params["new_dtype"] == equation.invars[0].aval.dtype:
-        return given[0]
-    return graph.emit("Cast", given[0].shape, given[0], to=_TYPES[str(equation.params["new_dtype"])])
 
 
 def _broadcast(graph: Graph, equation: Any, given: list[Value]) -> Value:
@@ -143,15 +133,11 @@ def _reduce_sum(graph: Graph, equation: Any, given: list[Value]) -> Value:
     if all(map(_is_one, (x.shape[axis] for axis in axes))):  # of what is the same along those axes
         found = _reshaped(graph, x, left)
         count = math.prod(sizes)
-        return found if _is_one(count) else graph.emit("Mul", left, found, _scalar(count))
+        if not isinstance(count, int):
+            raise ValueError("a sum over rows that are all the same has no rule to become ONNX")
+        return found if count == 1 else graph.emit("Mul", left, found, _scalar(count))
     x = _whole(graph, x, equation.invars[0].aval.shape, axes)
     return graph.emit("ReduceSum", left, x, Known(np.array(axes, np.int64)), keepdims=0)
-
-
-def _reduce_max(graph: Graph, equation: Any, given: list[Value]) -> Value:
-    axes = [int(axis) for axis in equation.params["axes"]]
-    left = tuple(n for axis, n in enumerate(given[0].shape) if axis not in axes)
-    return graph.emit("ReduceMax", left, given[0], axes=axes, keepdims=0)
 
 
 def _argmax(graph: Graph, equation: Any, given: list[Value]) -> Value:
@@ -159,25 +145,13 @@ def _argmax(graph: Graph, equation: Any, given: list[Value]) -> Value:
     x = _whole(graph, given[0], equation.invars[0].aval.shape, [axis])
     left = tuple(n for i, n in enumerate(x.shape) if i != axis)
     found = graph.emit("ArgMax", left, x, axis=axis, keepdims=0)
-    return graph.emit("Cast", left, found, to=_TYPES[str(equation.params["index_dtype"])])
+    return graph.emit("Cast", left, found, to=onnx.TensorProto.INT32)
 
 
 def _concatenate(graph: Graph, equation: Any, given: list[Value]) -> Value:
     shape, axis = equation.outvars[0].aval.shape, int(equation.params["dimension"])
     parts = [_whole(graph, x, atom.aval.shape) for x, atom in zip(given, equation.invars, strict=True)]
     return graph.emit("Concat", shape, *parts, axis=axis)
-
-
-def _slice(graph: Graph, equation: Any, given: list[Value]) -> Value:
-    x = _whole(graph, given[0], equation.invars[0].aval.shape)
-    starts, limits = equation.params["start_indices"], equation.params["limit_indices"]
-    steps = equation.params["strides"] or [1] * len(starts)
-    bounds = enumerate(zip(starts, limits, steps, strict=True))
-    # Along other axes everything is taken, and the limit may be a symbol.
-    cut = [axis for axis, (a, b, step) in bounds if a != 0 or step != 1 or b != x.shape[axis]]
-    chosen = (cut if each is None else [int(each[axis]) for axis in cut] for each in (starts, limits, None, steps))
-    where = [Known(np.array(each, np.int64)) for each in chosen]
-    return graph.emit("Slice", equation.outvars[0].aval.shape, x, *where)
 
 
 def _dot_general(graph: Graph, equation: Any, given: list[Value]) -> Value:
@@ -208,25 +182,9 @@ def _dot_general(graph: Graph, equation: Any, given: list[Value]) -> Value:
     return _reshaped(graph, found, (*lead, *free_shapes[0], *free_shapes[1]))
 
 
-def _split(graph: Graph, equation: Any, given: list[Value]) -> list[Value]:
-    x, axis = _whole(graph, given[0], equation.invars[0].aval.shape), int(equation.params["axis"])
-    found, start = [], 0
-    for size, variable in zip(equation.params["sizes"], equation.outvars, strict=True):
-        where = [Known(np.array([n], np.int64)) for n in (start, start + size, axis)]
-        found.append(graph.emit("Slice", variable.aval.shape, x, *where))
-        start += size
-    return found
-
-
 def _squeeze(graph: Graph, equation: Any, given: list[Value]) -> Value:
     axes = [int(axis) for axis in equation.params["dimensions"]]
     return _reshaped(graph, given[0], tuple(n for axis, n in enumerate(given[0].shape) if axis not in axes))
-
-
-def _clamp(graph: Graph, equation: Any, given: list[Value]) -> Value:
-    low, x, high = given
-    shape = _together(*(value.shape for value in given))
-    return graph.emit("Min", shape, graph.emit("Max", shape, x, low), high)
 
 
 RULES: Mapping[str, Rule] = {
@@ -246,35 +204,21 @@ RULES: Mapping[str, Rule] = {
             "sqrt": "Sqrt",
             "sin": "Sin",
             "cos": "Cos",
-            "tanh": "Tanh",
             "logistic": "Sigmoid",
             "eq": "Equal",
-            "gt": "Greater",
-            "ge": "GreaterOrEqual",
-            "lt": "Less",
-            "le": "LessOrEqual",
-            "and": "And",
-            "not": "Not",
         }.items()
     },
     "rsqrt": _rsqrt,
     "expm1": _expm1,
     "integer_pow": _integer_pow,
     "square": _square,
-    "stop_gradient": _same,
-    "copy": _same,
     "select_n": _select,
-    "convert_element_type": _cast,
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _squeeze,
     "transpose": _transpose,
     "reduce_sum": _reduce_sum,
-    "reduce_max": _reduce_max,
     "argmax": _argmax,
     "concatenate": _concatenate,
-    "slice": _slice,
-    "split": _split,
     "dot_general": _dot_general,
-    "clamp": _clamp,
 }

@@ -16,7 +16,7 @@ TIMES = (0.03, 0.1, 0.25)
 def denoising_error(
     energy: Energy, obs: Float[Array, "batch obs"], action: Float[Array, "batch act"]
 ) -> Float[Array, " batch"]:
-    """Mean squared error of the predicted noise when the given action is noised: large where the model knows better.
+    """Squared error of the predicted noise when the given action is noised, as a share of the noise's mean square.
 
     With all times and much noise this is the variational bound of `-log mu(a | s)` (Ho et al. 2020, arXiv 2006.11239,
     Eq. 14) but for its weights and constant, so unlike energies it has no unknown constant of the state. Here it is a
@@ -35,4 +35,4 @@ def denoising_error(
     times = jnp.asarray(np.repeat(np.array(TIMES, np.float32), 2))
     noisy = diffuse(action[:, None], noise, times)
     predicted = noise_prediction(energy, noisy, obs[:, None], times)
-    return jnp.mean((predicted - noise) ** 2, axis=(1, 2))
+    return jnp.mean((predicted - noise) ** 2, axis=(1, 2)) / jnp.mean(noise**2)

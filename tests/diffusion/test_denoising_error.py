@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tiltrl.diffusion.denoising_error import TIMES, denoising_error
 from tiltrl.diffusion.schedule import alpha_sigma
-from tiltrl.diffusion.surprise import TIMES, denoising_error
 
 
 class Gaussian:
@@ -26,7 +26,7 @@ class Gaussian:
 
 
 def by_hand(deviation: float, off: np.ndarray) -> float:
-    """The mean of `(eps_hat - eps)^2` over pairs of opposite noises, `off` being the distance from the mean."""
+    """The mean of `(eps_hat - eps)^2` over pairs of opposite noises, over that of `eps^2`; `off`: from the mean."""
     noise = np.random.RandomState(0).standard_normal((len(TIMES), len(off)))
     found = []
     for t, eps in zip(TIMES, noise, strict=True):
@@ -35,7 +35,7 @@ def by_hand(deviation: float, off: np.ndarray) -> float:
         for signed in (eps, -eps):
             predicted = sigma * (alpha * off + sigma * signed) / variance
             found.append((predicted - signed) ** 2)
-    return float(np.mean(found))
+    return float(np.mean(found) / np.mean(noise**2))
 
 
 @pytest.mark.parametrize("off", [0.0, 0.3, 2.0])
@@ -51,3 +51,9 @@ def test_grows_with_the_distance_and_knows_no_constant_of_the_state() -> None:
     assert np.all(np.asarray(far) > np.asarray(near))
     shifted = denoising_error(Gaussian(0.2, constant=100.0), obs, obs + 0.1)  # type: ignore[arg-type]
     np.testing.assert_allclose(shifted, near, rtol=1e-5)
+
+
+def test_is_1_where_no_noise_is_predicted() -> None:
+    flat = lambda action, obs, t, key=None: jnp.zeros(action.shape[:-1])  # noqa: E731
+    found = denoising_error(flat, jnp.zeros((2, 3)), jnp.zeros((2, 4)))  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, 1.0, rtol=1e-6)

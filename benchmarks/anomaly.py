@@ -9,7 +9,6 @@ Each is a folder such as runs/demo-fast/policies/behavior-seed0, asked about its
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from tiltrl.data import load
 from tiltrl.distillation import data_of
 from tiltrl.export.anomaly import some_rows
+from tiltrl.files import write_atomically, write_json
 from tiltrl.policy import Policy, load_policy, versions
 
 ROWS = 4000
@@ -26,11 +26,10 @@ RESULTS = Path(__file__).parent / "results"
 Pairs = tuple[np.ndarray, np.ndarray]
 HEAD = f"""# Can a score tell what was not logged?
 
-Area under the ROC curve between {ROWS} logged pairs of observation and action (of data that the behavior model was
-trained on) and as many changed ones: .5 is chance, 1 never wrong. Energies hold an unknown constant of the state; the
-error of denoising (`tiltrl.diffusion.denoising_error`) does not. In brackets: the share of the changed pairs that are more
-unusual than 99 % of the logged ones. Command: `python benchmarks/anomaly.py BEHAVIOR_POLICY ...`; numbers:
-`anomaly.json`.
+Area under the ROC curve between {ROWS} logged pairs of observation and action, which the behavior model was trained on,
+and as many changed ones: .5 is chance, 1 never wrong. Energies hold an unknown constant of the state; the error of
+denoising (`Policy.denoising_error`) does not. In brackets: the share of the changed pairs that are more unusual than
+99 % of the logged ones. Command: `python benchmarks/anomaly.py BEHAVIOR_POLICY ...`; numbers: `anomaly.json`.
 """
 
 
@@ -43,7 +42,12 @@ def changed(obs: np.ndarray, action: np.ndarray, low: np.ndarray, high: np.ndarr
 
     near = action + 0.15 * (high - low) * random.normal(size=action.shape)
     shuffled = np.stack([random.permutation(column) for column in obs.T], axis=1)
-    far = (obs.mean(axis=0) + 3 * spread * random.normal(size=obs.shape)).astype(np.float32)
+
+    def wide(times: float) -> np.ndarray:
+        return (obs.mean(axis=0) + times * spread * random.normal(size=obs.shape)).astype(np.float32)
+
+    broken = obs.copy()
+    broken[np.arange(len(obs)), random.integers(obs.shape[1], size=len(obs))] += 10 * spread.max()
     return {
         "actions: uniform in the bounds": (obs, random.uniform(low, high, action.shape)),
         "actions: of other states": (obs, random.permutation(action)),
@@ -51,7 +55,9 @@ def changed(obs: np.ndarray, action: np.ndarray, low: np.ndarray, high: np.ndarr
         "states: with noise of half their deviation": (noise(0.5), action),
         "states: with noise of twice their deviation": (noise(2.0), action),
         "states: each part of another state": (shuffled, action),
-        "states: random, three times as wide": (far, action),
+        "states: random, three times as wide": (wide(3.0), action),
+        "states: random, a hundred times as wide": (wide(100.0), action),
+        "states: one part ten of the largest deviation off": (broken, action),
     }
 
 
@@ -97,8 +103,8 @@ def main() -> None:
     found = dict(measured(folder) for folder in parser.parse_args().policies)
     text = HEAD + "".join(table(name, numbers) for name, numbers in found.items())
     print(text)
-    (RESULTS / "anomaly.md").write_text(text)
-    (RESULTS / "anomaly.json").write_text(json.dumps({"versions": versions(), "found": found}, indent=1) + "\n")
+    write_atomically(RESULTS / "anomaly.md", text.encode())
+    write_json(RESULTS / "anomaly.json", {"versions": versions(), "found": found})
 
 
 if __name__ == "__main__":

@@ -121,9 +121,9 @@ class EvaluateConfig:
     candidates: int = 1
     """Actions sampled for each one taken; the policy's critic picks the best."""
     out: Path | None = None
-    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder, with -best-of-4 or
-    the like before the seed; of a policy from the hub in a folder in runs. What is done of more than a hundred episodes is kept beside it, or without --out in runs,
-    until all are."""
+    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder (of several
+    candidates evaluation-best-of-<n>-seed<seed>.json), or of one from the hub in a folder in runs. What is done of more
+    than a hundred episodes is kept beside it, or without --out in runs, until all are."""
 
 
 def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:

@@ -141,8 +141,8 @@ def _check_task(policy: Policy, data: Transitions, behavior: Policy | None, what
         raise InputError(f"what = {what}: only a policy's actions are compared with a behavior; leave it out")
     if (stage := behavior.config.provenance.get("stage", "behavior")) != "behavior":
         raise InputError(
-            f"behavior: is of stage {stage!r:.40}, so what is unusual to it is not what is unusual in the data; give the "
-            "behavior policy, such as policies/behavior-seed0 of the run"
+            f"behavior: is of stage {stage!r:.40}, so what is unusual to it is not what is unusual in the data; give "
+            "the behavior policy, such as policies/behavior-seed0 of the run"
         )
     theirs = behavior.config.task
     if (theirs.obs_dim, theirs.act_dim) != sizes:

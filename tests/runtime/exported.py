@@ -15,6 +15,7 @@ OBS, ACT, CANDIDATES = 3, 2, 2
 LOW, HIGH = [-2.0, -1.0], [2.0, 3.0]
 WEIGHTS = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]], np.float32)
 QUANTILES = [[0.0, 10.0], [0.1, 5.0], [0.5, 0.0], [1.0, -10.0]]
+RANGE = {"obs_low": [-50.0, -2.0, -2.0], "obs_high": [50.0, 2.0, 2.0]}
 
 
 def description(**changes: Any) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def description(**changes: Any) -> dict[str, Any]:
         "action_low": LOW,
         "action_high": HIGH,
         "task": {"dataset": "made", "env_id": None, "obs_keys": []},
-        "anomaly": {"score": "denoising_error", "quantiles": QUANTILES},
+        "anomaly": {"score": "denoising_error", "quantiles": QUANTILES} | RANGE,
         "license": "MIT",
     } | changes
     return {name: item for name, item in value.items() if item is not ...}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import ACT, CANDIDATES, HIGH, LOW, OBS, WEIGHTS, critic_file, energy_file, policy_file
+from exported import ACT, CANDIDATES, HIGH, LOW, OBS, RANGE, WEIGHTS, critic_file, energy_file, policy_file
 
 from tiltrl.errors import InputError
 from tiltrl.runtime import BadObservation, Critic, Energy, Policy
@@ -68,7 +68,7 @@ def test_the_share_is_linear_between_quantiles(path: Path, error: float, share: 
 
 
 def test_above_a_table_that_begins_later_nothing_was_logged(tmp_path: Path) -> None:
-    anomaly = {"score": "denoising_error", "quantiles": [[0.01, 5.0], [0.5, 0.0], [0.99, -5.0]]}
+    anomaly = {"score": "denoising_error", "quantiles": [[0.01, 5.0], [0.5, 0.0], [0.99, -5.0]]} | RANGE
     policy = Policy(policy_file(tmp_path / "p.onnx", anomaly=anomaly))
     assert [policy.step([error, 0.0, 0.0]).share for error in (5.1, 5.0, -5.0, -5.1)] == [0.0, 0.01, 0.99, 1.0]
 
@@ -87,6 +87,33 @@ def test_an_unusual_action_is_replaced_and_counted(path: Path) -> None:
     assert unusual.replaced == "anomaly" and unusual.share == pytest.approx(0.048)
     assert unusual.action.tolist() == MIDDLE
     assert (policy.counts["anomaly"], policy.counts["steps"]) == (1, 3)
+
+
+def test_what_lies_far_beyond_the_logged_range_has_no_share_whatever_its_score(path: Path) -> None:
+    """Further outside than half of the range's width: from 4 on where it is -2 to 2."""
+    policy = Policy(path, bound=0.05)
+    edge, beyond = policy.step([0.0, 4.0, -4.0]), policy.step([0.0, 4.1, 0.0])
+    assert edge.share == 0.5 and edge.replaced is None
+    assert beyond.share == 0.0 and beyond.replaced == "anomaly" and beyond.action.tolist() == MIDDLE
+    both = policy.act_batch([[0.0, 4.0, -4.0], [0.0, 4.1, 0.0]])
+    assert both[1].tolist() == MIDDLE != both[0].tolist()
+
+
+class Stubborn:
+    """Says what an array on another device says."""
+
+    def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+
+
+def test_an_object_that_is_no_array_is_a_bad_observation(path: Path) -> None:
+    with pytest.raises(BadObservation, match="obs is no array of numbers: RuntimeError: Can't call"):
+        Policy(path).step(Stubborn())
+    assert Policy(path, on_bad_input="fallback").step(Stubborn()).replaced == "type"
+
+
+def test_a_bound_may_be_a_number_of_numpy(path: Path) -> None:
+    assert Policy(path, bound=np.float32(0.05)).step([7.6, 0.0, 0.0]).replaced == "anomaly"  # type: ignore[arg-type]
 
 
 BAD: list[tuple[Any, str, str]] = [
@@ -166,7 +193,7 @@ def test_the_caller_may_write_into_an_action(path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({"bound": 0.0}, "bound = 0.0; a share between 0 and 1"),
+        ({"bound": 0.0}, "bound = 0.0; a share above 0 and below 1"),
         ({"bound": 1.5}, "bound = 1.5"),
         ({"bound": float("nan")}, "bound = nan"),
         ({"seed": -1}, "seed = -1"),

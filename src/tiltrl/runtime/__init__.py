@@ -4,9 +4,9 @@
 command line, `python -m tiltrl.runtime POLICY.onnx` measures a policy, in an environment or at a fixed rate.
 """
 
-from tiltrl.runtime.card import Card, Quantiles
+from tiltrl.runtime.card import Anomaly, Card
 from tiltrl.runtime.networks import Critic, Energy
 from tiltrl.runtime.observations import BadObservation
 from tiltrl.runtime.policy import Policy, Step
 
-__all__ = ["BadObservation", "Card", "Critic", "Energy", "Policy", "Quantiles", "Step"]
+__all__ = ["Anomaly", "BadObservation", "Card", "Critic", "Energy", "Policy", "Step"]

@@ -14,14 +14,16 @@ from tiltrl.errors import InputError
 
 FORMAT = 1
 KINDS = ("policy", "energy", "critic")
+SCORE = "denoising_error"
+"""The output that says how unusual an action is."""
 _MOST_TEXT = 1_000_000  # characters; a table of a thousand quantiles has some thirty thousand
 _MOST_SIZE = 1_000_000
 _MOST_CANDIDATES = 10_000
 
 
 @dataclass(frozen=True)
-class Quantiles:
-    """How unusual the logged actions are themselves, by the score of a behavior model: the larger, the stranger.
+class Anomaly:
+    """What is usual: the scores of the logged actions by a behavior model, the larger the stranger; and observations.
 
     `shares[i]`, ascending, of them have a score of `scores[i]`, descending, or more.
     """
@@ -29,10 +31,21 @@ class Quantiles:
     score: str  # name of the output
     shares: np.ndarray
     scores: np.ndarray
+    low: np.ndarray  # where parts of an observation begin and end to be beyond anything logged
+    high: np.ndarray
 
-    def share(self, score: float | np.ndarray) -> Any:
-        """Share of logged actions that score as much, linear between the table's rows; 0 above all, 1 below all."""
-        return np.interp(-score, -self.scores, self.shares, left=0.0, right=1.0)
+    def share(self, score: float | np.ndarray, obs: np.ndarray) -> Any:
+        """The empirical p-value: the share of logged actions that score as much, linear between the table's rows.
+
+        0 for what scores as the most unusual of them or more, and whatever the score, which far from all data may be
+        any, for an observation of which a part lies further outside of the logged range than half of its width.
+
+        Args:
+            score: one, or one for each row.
+            obs: (obs,) or (rows, obs).
+        """
+        within = np.logical_and.reduce((obs >= self.low) & (obs <= self.high), axis=-1)
+        return within * np.interp(-score, -self.scores, self.shares, left=0.0, right=1.0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class Card:
     dataset: str
     env_id: str | None  # the environment that the data was recorded in
     obs_keys: tuple[str, ...]  # parts of a Dict observation in the order they are joined; none: plain vectors
-    anomaly: Quantiles | None
+    anomaly: Anomaly | None
     facts: Mapping[str, Any]  # the whole description as it stands in the file: license, versions, parity and the like
 
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -93,7 +106,7 @@ def read_card(text: str, where: str) -> Card:
     kind = whole.text("kind")
     if kind not in KINDS:
         raise InputError(f"{where}: its description: kind is {kind!r:.40}; one of {', '.join(KINDS)} is needed")
-    act_dim = whole.size("act_dim", _MOST_SIZE)
+    obs_dim, act_dim = (whole.size(name, _MOST_SIZE) for name in ("obs_dim", "act_dim"))
     low, high = (whole.numbers(name) for name in ("action_low", "action_high"))
     if len(low) != act_dim or len(high) != act_dim or any(a >= b for a, b in zip(low, high, strict=True)):
         raise InputError(
@@ -102,7 +115,7 @@ def read_card(text: str, where: str) -> Card:
     task = _Fields(whole.get("task"), f"{where}: its description: task")
     return Card(
         kind=kind,
-        obs_dim=whole.size("obs_dim", _MOST_SIZE),
+        obs_dim=obs_dim,
         act_dim=act_dim,
         candidates=whole.size("candidates", _MOST_CANDIDATES) if kind == "policy" else 1,
         action_low=low,
@@ -110,15 +123,17 @@ def read_card(text: str, where: str) -> Card:
         dataset=task.text("dataset"),
         env_id=None if task.get("env_id") is None else task.text("env_id"),
         obs_keys=task.texts("obs_keys"),
-        anomaly=_quantiles(whole.get("anomaly"), f"{where}: its description: anomaly"),
+        anomaly=_anomaly(whole.get("anomaly"), obs_dim, f"{where}: its description: anomaly"),
         facts=value,
     )
 
 
-def _quantiles(value: Any, where: str) -> Quantiles | None:
+def _anomaly(value: Any, obs_dim: int, where: str) -> Anomaly | None:
     if value is None:
         return None
     fields = _Fields(value, where)
+    if (score := fields.text("score")) != SCORE:
+        raise InputError(f"{where}: score is {score!r:.40}; {SCORE!r} is needed")
     rows = fields.get("quantiles")
     if not isinstance(rows, list) or len(rows) < 2:
         raise InputError(f"{where}: quantiles is {rows!r:.100}; at least two pairs [share, score] are needed")
@@ -127,7 +142,10 @@ def _quantiles(value: Any, where: str) -> Quantiles | None:
     ordered = (np.diff(shares) > 0).all() and (np.diff(scores) <= 0).all()
     if not ordered or shares[0] < 0 or shares[-1] > 1:
         raise InputError(f"{where}: the shares of quantiles are to ascend within 0 to 1, the scores to descend")
-    return Quantiles(fields.text("score"), shares, scores)
+    low, high = (np.array(fields.checked_numbers(n, fields.get(n), obs_dim)) for n in ("obs_low", "obs_high"))
+    if (low > high).any():
+        raise InputError(f"{where}: obs_low lies above obs_high; the range of the logged observations is needed")
+    return Anomaly(score, shares, scores, low - (high - low) / 2, high + (high - low) / 2)
 
 
 class _Fields:
@@ -148,13 +166,13 @@ class _Fields:
     def text(self, name: str) -> str:
         """A text."""
         value = self.get(name)
-        return value if isinstance(value, str) else self._wrong(name, value, "a text")
+        return value if _is_text(value) else self._wrong(name, value, "a text that can be printed")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of texts."""
         value = self.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self._wrong(name, value, "a list of texts")
+        if not isinstance(value, list) or not all(map(_is_text, value)):
+            self._wrong(name, value, "a list of texts that can be printed")
         return tuple(value)
 
     def size(self, name: str, most: int) -> int:
@@ -178,6 +196,10 @@ class _Fields:
 
 def _described(length: int | None) -> str:
     return "a list of finite numbers" if length is None else f"a list of {length} finite numbers"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()  # it is shown on terminals
 
 
 def _is_finite(value: Any) -> bool:

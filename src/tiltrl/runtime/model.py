@@ -13,6 +13,7 @@ from tiltrl.runtime.card import Card, read_card
 from tiltrl.runtime.container import metadata
 
 _MOST_BYTES = 1 << 30
+_MOST_THREADS = 1024
 _KEY = "tiltrl"
 
 
@@ -32,8 +33,8 @@ class Model:
                 version, or its graph does not match its description.
         """
         where = os.fspath(path)
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise InputError(f"threads = {threads!r}; a whole number from 1 is needed")
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+            raise InputError(f"threads = {threads!r}; a whole number from 1 to {_MOST_THREADS} is needed")
         content = _read(where)
         self.card = _card(content, where)
         if self.card.kind != kind:
@@ -116,4 +117,5 @@ def _session(content: bytes, threads: int, where: str) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
+    text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
+    return "".join(c if c.isprintable() else "?" for c in text)  # names in a file are anybody's

@@ -65,8 +65,10 @@ def _joined(obs: Mapping[str, Any], keys: tuple[str, ...]) -> np.ndarray:
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:  # lists of unequal lengths
+    except ValueError as error:  # lists of unequal lengths
         raise BadObservation(SHAPE, f"{name} is no array of numbers: {error}") from error
+    except Exception as error:  # whatever an object of another library says that is asked to be an array
+        raise BadObservation(TYPE, f"{name} is no array of numbers: {type(error).__name__}: {error}") from error
     if array.dtype == np.float32:
         return array
     if array.dtype.kind not in "biuf":

@@ -64,8 +64,8 @@ class Policy:
         """
         if on_bad_input not in ("raise", "fallback"):
             raise InputError(f"on_bad_input = {on_bad_input!r}; one of 'raise' and 'fallback' is needed")
-        if bound is not None and not (isinstance(bound, float | int) and 0.0 < bound < 1.0):
-            raise InputError(f"bound = {bound!r}; a share between 0 and 1 is needed, such as 0.001")
+        if bound is not None and not (np.isreal(bound) and np.ndim(bound) == 0 and 0.0 < bound < 1.0):
+            raise InputError(f"bound = {bound!r}; a share above 0 and below 1 is needed, such as 0.001")
         self._model = Model(path, "policy", threads)
         self.card = card = self._model.card
         if bound is not None and card.anomaly is None:
@@ -116,7 +116,7 @@ class Policy:
             if self._raises:
                 raise
             return Step(self._instead(obs), None, error.reason)
-        share = float(self.card.anomaly.share(score[0][0])) if self.card.anomaly else None
+        share = float(self.card.anomaly.share(score[0][0], row)) if self.card.anomaly else None
         if self._bound is not None and share is not None and share < self._bound:
             self.counts[ANOMALY] += 1
             return Step(self._instead(obs), share, ANOMALY)
@@ -140,7 +140,7 @@ class Policy:
         sound = np.logical_and.reduce(np.isfinite(np.column_stack([action, *score])), axis=1)
         wrong = {NOT_FINITE: ~fine, OUTPUT: fine & ~sound}
         if self._bound is not None and self.card.anomaly is not None:
-            wrong[ANOMALY] = fine & sound & (self.card.anomaly.share(score[0]) < self._bound)
+            wrong[ANOMALY] = fine & sound & (self.card.anomaly.share(score[0], given) < self._bound)
         for reason, rows in wrong.items():
             self.counts[reason] += int(rows.sum())
         if self._raises and not (fine & sound).all():

@@ -68,8 +68,8 @@ class Actor:
         self, network: Energy | OneStep, critic: Critic | None, sampler: SamplerConfig, k: int, pessimism: float
     ):
         leaves, self._structure = jax.tree.flatten((network, critic if k > 1 else None))
-        # On one device, wherever and on however many they were trained.
-        self._leaves = [jnp.asarray(np.asarray(leaf)) for leaf in leaves]
+        # On one device, wherever and on however many they were trained; `jnp.asarray` would compile for each shape.
+        self._leaves = [jax.device_put(np.asarray(leaf)) for leaf in leaves]
         self._how = sampler, k, pessimism
         self._programs: dict[tuple[int, ...], Callable[..., Any]] = {}
 

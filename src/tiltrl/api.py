@@ -48,6 +48,12 @@ MOST_HELD_OUT = 200_000
 
 def member(stacked: Any, index: int) -> Any:
     """One member of a module whose leaves have a leading `members` axis."""
+    return _member(stacked, index)
+
+
+@jax.jit
+def _member(stacked: Any, index: int) -> Any:
+    """One program for all leaves, and for every index."""
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def from_json(kind: type[Config], value: Any, where: str) -> Config:
         InputError: a field is missing, unknown, of another type or out of its bounds; `where` and the field are named.
     """
     try:
-        config = TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        config = _adapter(kind).validate_json(json.dumps(value), strict=True)
     except RecursionError as error:
         raise InputError(f"{where}: is nested too deep to be a {kind.__name__}") from error
     except ValidationError as error:
@@ -68,6 +69,12 @@ def from_json(kind: type[Config], value: Any, where: str) -> Config:
         raise InputError(f"{where}: field {field:.200}: {first['msg'].removeprefix('Value error, ')}") from error
     _refuse_unknown(config, value, where)
     return config
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Its checks, which take far longer to put together than to make."""
+    return TypeAdapter(kind)
 
 
 def check_ranges(config: Any, **ranges: tuple[float, float]) -> None:

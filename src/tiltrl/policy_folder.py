@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -212,16 +213,19 @@ def _read(folder: Path, text: bytes) -> tuple[PolicyConfig, Energy | OneStep, Cr
     path = folder / _DESCRIPTION
     config, checksums = _described(text, path)
     sizes = config.task.obs_dim, config.task.act_dim
-    key = jax.random.key(0)
     kind, shape = (OneStep, config.one_step) if config.energy is None else (Energy, config.energy)
-    network = eqx.filter_eval_shape(kind, *sizes, shape, key=key)
-    critic = None
-    if config.critic is not None:
-        critic = eqx.filter_eval_shape(init_critic, *sizes, config.critic, key=key)
+    network = _shapes(kind, *sizes, shape)
+    critic = None if config.critic is None else _shapes(init_critic, *sizes, config.critic)
     if (size := bytes_of((network, critic))) > _MOST_ARRAYS:
         raise InputError(f"{path}: describes networks of {size} bytes; at most {_MOST_ARRAYS} are loaded")
     network = _arrays(folder, _NETWORK, network, checksums)
     return config, network, None if critic is None else _arrays(folder, _CRITIC, critic, checksums)
+
+
+@lru_cache(maxsize=64)
+def _shapes(make: Callable[..., Tree], *arguments: Any) -> Tree:
+    """A network of shapes in place of arrays; kept, as each takes tens of milliseconds to trace."""
+    return eqx.filter_eval_shape(make, *arguments, key=jax.random.key(0))
 
 
 def _arrays(folder: Path, name: str, like: Tree, checksums: Mapping[str, str] | None) -> Tree:

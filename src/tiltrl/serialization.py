@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -126,7 +125,8 @@ def unpack(content: bytes, like: Tree, where: str) -> Tree:
             raise InputError(
                 f"{where}: array {name!r} is {found.dtype}{list(found.shape)}; expected {leaf.dtype}{list(leaf.shape)}"
             )
-    return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+    # Not `jnp.asarray`, which compiles a program for each shape.
+    return jax.tree.unflatten(structure, [jax.device_put(arrays[name]) for name in names])
 
 
 def _parse(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

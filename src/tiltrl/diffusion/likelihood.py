@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from tiltrl.diffusion.energy import Energy, noise_prediction
@@ -85,4 +86,4 @@ def log_prob(
 
 def exact_probes(act: int) -> Float[Array, "act act"]:
     """Probes whose mean of `v^T J v` is the trace itself."""
-    return jnp.sqrt(act) * jnp.eye(act)
+    return jax.device_put(np.sqrt(np.float32(act)) * np.eye(act, dtype=np.float32))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
@@ -180,6 +180,13 @@ def first_beta(q: Float[Array, "states k"], kl: Float[Array, " betas"]) -> Float
     return jnp.sqrt(jnp.mean(jnp.var(q, axis=1)) / (2.0 * kl))
 
 
+@jax.jit
+def _some(states: States, rows: Int[Array, " some"]) -> States:
+    """Those states of every member."""
+    obs, candidates, q = states
+    return obs[:, rows], candidates[:, rows], q[:, rows]
+
+
 def train_policy(
     behavior: Energy,
     obs: Float[Array, "members states obs"],
@@ -216,17 +223,15 @@ def train_policy(
 
     held_out = is_held_out(obs.shape[1])
     if not held_out.any():  # of too few states none can be spared
-        train_rows = held_rows = slice(None)
+        train_rows = held_rows = np.arange(len(held_out))
     else:
         train_rows, held_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
-    def some(rows: slice | np.ndarray) -> States:
-        return obs[:, rows], candidates[:, rows], q[:, rows]
-
+    states = obs, candidates, q
     aligner = fit(
         update,
         jax.jit(jax.vmap(init))(behavior, q),
-        member_data=MemberData(behavior, some(train_rows), some(held_rows)),
+        member_data=MemberData(behavior, _some(states, train_rows), _some(states, held_rows)),
         shared_data=Goal(betas, kl),
         keys=keys,
         steps=config.steps,

@@ -127,11 +127,14 @@ def train_student(
     """Fit the map from noise to action; its leaves have a leading axis of one member."""
     obs, pairs = example(data)
     optimizer, update, draw = _step(config)
+
+    def init(key: PRNGKeyArray) -> Learner:
+        return init_learner(OneStep(obs.shape[1], pairs.shape[3], config.network, key=key), optimizer)
+
     init_key, train_key = jax.random.split(key)
-    student = OneStep(obs.shape[1], pairs.shape[3], config.network, key=init_key)
     learner = fit(
         update,
-        jax.tree.map(lambda leaf: leaf[None], init_learner(student, optimizer)),
+        jax.jit(jax.vmap(init))(init_key[None]),
         member_data=None,
         shared_data=data,
         keys=train_key[None],

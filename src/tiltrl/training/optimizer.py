@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -105,7 +106,7 @@ def slowed(state: Tree) -> Tree:
 def rate_scale(state: Any) -> float:
     """The factor on the learning rate in a training state; 1 where none was ever lowered."""
     found = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_scale) if _is_scale(leaf)]
-    return float(jnp.min(found[0].scale)) if found else 1.0
+    return float(np.min(found[0].scale)) if found else 1.0
 
 
 def _is_scale(value: Any) -> bool:

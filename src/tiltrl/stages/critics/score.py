@@ -59,7 +59,7 @@ class CriticScore:
 
     def value(self, obs: Float[np.ndarray, "batch obs"]) -> Float[np.ndarray, " batch"]:
         """V of each state."""
-        return np.asarray(_value(self.critic, jnp.asarray(self.scaling.normalize_obs(obs))))
+        return np.asarray(_value(self.critic, self.scaling.normalize_obs(obs)))
 
-    def _inputs(self, obs: np.ndarray, action: np.ndarray) -> tuple[Array, Array]:
-        return jnp.asarray(self.scaling.normalize_obs(obs)), jnp.asarray(self.scaling.to_unit(action))
+    def _inputs(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.scaling.normalize_obs(obs), self.scaling.to_unit(action)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,9 @@ OBS, ACT = 3, 2
 SAMPLER = SamplerConfig(calls=3, solver="2m", grid="quadratic")
 STATES = np.random.default_rng(0).normal(size=(4, OBS)).astype(np.float32)
 SHAPE = CriticShape(width=8, depth=1, layer_norm=False, q_ensemble=2, v_ensemble=1, dueling=True)
+
+
+draw, best = eqx.filter_jit(draw_actions), eqx.filter_jit(best_actions)
 
 
 def energy(seed: int) -> Energy:
@@ -40,7 +44,7 @@ def test_actions_are_what_the_solver_makes_of_the_keys_in_turn() -> None:
     actor = started(Actor(network, None, SAMPLER, 1, 1.0), 5)
     for _ in range(3):
         key, use = jax.random.split(key)
-        expected = draw_actions(network, jnp.asarray(STATES), SAMPLER, use, 1)[:, 0]
+        expected = np.asarray(draw(network, STATES, SAMPLER, use, 1))[:, 0]
         np.testing.assert_allclose(actor(STATES), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -54,13 +58,17 @@ def test_a_sequence_starts_anew_with_its_key_and_goes_on_over_all_sizes() -> Non
     assert not np.array_equal(runs[0][0], runs[2][0]) and not np.array_equal(runs[0][0], runs[0][2])
 
 
-@pytest.mark.parametrize("network", [energy(0), OneStep(OBS, ACT, OneStepConfig(8, 1, 1), key=jax.random.key(3))])
-def test_the_best_of_several_is_the_critics(network: Energy | OneStep, critic: Critic) -> None:
-    key, use = jax.random.split(jax.random.key(0))
-    drawn = draw_actions(network, jnp.asarray(STATES), SAMPLER, use, 5)
-    q = jax.vmap(lambda o, actions: jax.vmap(lambda a: critic(o, a, 1.0))(actions))(STATES, drawn)
+def one_step(seed: int) -> OneStep:
+    return eqx.filter_jit(OneStep)(OBS, ACT, OneStepConfig(8, 1, 1), key=jax.random.key(seed))
+
+
+@pytest.mark.parametrize("make", [energy, one_step])
+def test_the_best_of_several_is_the_critics(make: Callable[[int], Energy | OneStep], critic: Critic) -> None:
+    network, (_, use) = make(0), jax.random.split(jax.random.key(0))
+    drawn = draw(network, STATES, SAMPLER, use, 5)
+    q = jax.jit(jax.vmap(lambda o, actions: jax.vmap(lambda a: critic(o, a, 1.0))(actions)))(STATES, drawn)
     expected = np.asarray(drawn)[np.arange(4), np.argmax(q, axis=1)]
-    np.testing.assert_allclose(best_actions(critic, jnp.asarray(STATES), drawn, 1.0), expected)
+    np.testing.assert_allclose(best(critic, STATES, drawn, 1.0), expected)
     actor = started(Actor(network, critic, SAMPLER, 5, 1.0), 0)
     np.testing.assert_allclose(actor(STATES), expected, rtol=1e-5, atol=1e-6)
 

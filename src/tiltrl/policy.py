@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tiltrl.acting import Actor
+from tiltrl.diffusion.denoising_error import denoising_error
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
 from tiltrl.diffusion.one_step import OneStep
 from tiltrl.diffusion.schedule import T_MIN
-from tiltrl.diffusion.denoising_error import denoising_error
 from tiltrl.errors import InputError
 from tiltrl.hub import fetched
 from tiltrl.model_card import write_card

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import closing
 from fractions import Fraction
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -102,10 +103,18 @@ def stage_for(task: Task) -> gymnasium.Env:
             f"{', '.join(map(str, modes)) or 'nothing'}, and a clip needs rgb_array; name another with --env"
         )
     env = make_env(task, render_mode="rgb_array")
-    looks = getattr(getattr(env.unwrapped, "model", None), "vis", None)  # MuJoCo's
-    if looks is not None:
-        looks.quality.shadowsize = 0  # shadows are five sixths of the time where pictures are drawn in software
+    _arranged(env.unwrapped)
     return env
+
+
+def _arranged(env: Any) -> None:
+    """Of MuJoCo's environments: without shadows, and by the camera that follows, where there is one."""
+    model, renderer = getattr(env, "model", None), getattr(env, "mujoco_renderer", None)
+    if model is None or renderer is None:
+        return
+    model.vis.quality.shadowsize = 0  # shadows are five sixths of the time where pictures are drawn in software
+    cameras = {model.camera(i).name: i for i in range(model.ncam)}
+    renderer.camera_id = cameras.get("track", renderer.camera_id)
 
 
 def pace(env: gymnasium.Env) -> tuple[int, Fraction]:

@@ -73,7 +73,7 @@ def test_writes_a_file_beside_the_policy(
         (("diffusion", "--what", "critic"), "has no critic"),
         (("diffusion", "--anomaly", "distilled"), "is distilled"),
         (("diffusion", "--what", "energy", "--calls", 3), "calls = 3: what = energy draws no actions"),
-        (("diffusion", "--out", "policy.pt"), "ends in .onnx"),
+        (("diffusion", "--out", "policy.pt"), "has to end in .onnx"),
         (("nowhere",), "there is no such folder"),
     ],
 )

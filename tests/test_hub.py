@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hostile_policies import CONFIG, NETWORK, SHAPE
 from hub_stand_in import TOKEN, Hub, Repository, stand_in
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from tiltrl import cli, hub
 from tiltrl.cli import EvaluateConfig
@@ -154,9 +154,22 @@ def test_what_is_no_policy_is_refused(there: Hub, saved: Path, change: dict[str,
     assert str(caught.value).startswith(message) and str(caught.value).isprintable()
 
 
+def test_a_commit_of_which_only_a_part_is_in_the_cache_is_downloaded(there: Hub, saved: Path) -> None:
+    repository = shared(there, saved)
+    hf_hub_download("owner/hopper", "policy.json", revision=repository.commit)
+    load_policy(f"hf:owner/hopper@{repository.commit}")
+
+
+def test_the_hubs_reason_for_a_refusal_is_told(there: Hub, saved: Path) -> None:
+    there.refuses = 422
+    with pytest.raises(InputError, match=r"hf:owner/hopper: the hub \(127\.0\.0\.1\) refuses it: .*422") as caught:
+        load_policy("hf:owner/hopper")
+    assert "try again later" not in str(caught.value) and TOKEN not in str(caught.value)
+
+
 def test_a_file_that_is_said_to_be_too_large_is_not_downloaded(there: Hub, saved: Path) -> None:
     shared(there, saved).sizes["policy.json"] = 8_000_001
-    with pytest.raises(InputError, match=r"hf:owner/hopper/policy\.json: has 8000001 bytes, more than the 8000000"):
+    with pytest.raises(InputError, match=r"hf:owner/hopper/policy\.json: has 8000001 bytes; at most 8000000"):
         load_policy("hf:owner/hopper")
     assert not any("resolve" in line for line in there.asked)
 

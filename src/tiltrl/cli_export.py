@@ -12,9 +12,9 @@ from rich.console import Console
 from tiltrl.data import load
 from tiltrl.distillation import data_of
 from tiltrl.errors import InputError
-from tiltrl.export import export_onnx, writable
+from tiltrl.export import export_onnx
 from tiltrl.export.functions import Kind
-from tiltrl.files import slug
+from tiltrl.files import slug, writable
 from tiltrl.hub import on_hub
 from tiltrl.policy import Policy, load_policy
 from tiltrl.progress import LiveProgress
@@ -91,7 +91,7 @@ def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
     `python -m tiltrl.runtime FILE`, or any ONNX runtime (docs/deploy.md).
     """
     policy = options.acting()
-    path = writable(options.file)
+    path = writable(options.file, ".onnx")
     behavior = None if options.anomaly is None else load_policy(options.anomaly)
     data = load(options.data or data_of(policy))
     with LiveProgress(console) as progress:

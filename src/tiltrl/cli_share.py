@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from tiltrl.play import record
 from tiltrl.policy import load_policy
 from tiltrl.progress import LiveProgress
 from tiltrl.sharing import push as push_policy
@@ -45,6 +44,8 @@ def play(options: Annotated[PlayOptions, tyro.conf.arg(name="")]) -> None:
 
     Example: tiltrl play runs/demo-fast/policies/beta1-seed0 --beside runs/demo-fast/policies/behavior-seed0
     """
+    from tiltrl.play import record  # here, because no other command needs pictures
+
     policy = load_policy(options.policy)
     beside = None if options.beside is None else load_policy(options.beside)
     with LiveProgress(console) as progress:

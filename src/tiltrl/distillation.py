@@ -20,6 +20,7 @@ from tiltrl.data.minari import MINARI_ID, find_minari
 from tiltrl.diffusion.one_step import OneStep
 from tiltrl.errors import InputError
 from tiltrl.files import slug
+from tiltrl.hub import on_hub
 from tiltrl.policy import Policy, load_policy
 from tiltrl.presets import check_budget
 from tiltrl.progress import Reporter
@@ -64,7 +65,8 @@ class DistillOptions:
     @property
     def name(self) -> str:
         """What the new policy is called."""
-        return f"{slug(self.policy.resolve().name)}-distilled"
+        name = self.policy.as_posix() if on_hub(self.policy) else self.policy.resolve().name
+        return f"{slug(name)}-distilled"
 
 
 class Distillation:

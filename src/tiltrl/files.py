@@ -54,6 +54,22 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         raise InputError(f"{os.fspath(path)}: cannot be written: {reason(error)}") from error
 
 
+def writable(path: Path, suffix: str) -> Path:
+    """The path, if a file of that name can be put there: to be asked before long work.
+
+    Raises:
+        InputError: it has another suffix, is a folder, or its folder cannot be written to.
+    """
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path}: the file's name has to end in {suffix}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written, as {there} is no folder that may be written to")
+    return path
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write a value (dataclasses, tuples and NumPy scalars included) as indented JSON, atomically.
 

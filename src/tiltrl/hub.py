@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tiltrl.errors import InputError
+from tiltrl.files import read_json
 from tiltrl.model_card import CARD, MOST_CARD
 from tiltrl.policy_folder import FILES
 
@@ -32,7 +33,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 _AT_MOST = FILES | {CARD: MOST_CARD}
 # The description comes last: where it is in the cache, all of its policy is.
 _ORDER = sorted(_AT_MOST, key=lambda name: name.endswith(".json"))
-_NEEDED = tuple(FILES)[:2]  # not every policy has a critic
+_DESCRIPTION = "policy.json"
+_NEEDED = (_DESCRIPTION, "policy.safetensors")  # not every policy has a critic
 
 
 def on_hub(place: str | os.PathLike[str]) -> bool:
@@ -86,12 +88,10 @@ def upload(folder: Path, repository: str, *, private: bool, message: str) -> Sha
             the library is not installed.
     """
     name = f"{SCHEME}{repository}"
-    checked(repository)
+    checked(repository, message)
     library = _library()
     if library.get_token() is None:
         raise InputError(f"{name}: uploading needs an access token: log in with `hf auth login`, or set HF_TOKEN")
-    if not message.strip():
-        raise InputError("message: is empty; a commit needs one")
     api = library.HfApi()
     _ask(name, lambda: api.create_repo(repository, private=private or None, exist_ok=True))
     found = _ask(name, lambda: api.model_info(repository))
@@ -104,12 +104,14 @@ def upload(folder: Path, repository: str, *, private: bool, message: str) -> Sha
     return Shared(name, str(commit.commit_url))
 
 
-def checked(repository: str) -> None:
-    """Refuse what is no repository's name.
+def checked(repository: str, message: str) -> None:
+    """Refuse what is no repository's name, or a commit without a message.
 
     Raises:
-        InputError: it is none.
+        InputError: as said.
     """
+    if not message.strip():
+        raise InputError("message: is empty; a commit needs one")
     if not re.fullmatch(_REPOSITORY, repository) or "--" in repository or ".." in repository:
         raise InputError(f"repository: is {repository!r:.200}; owner/name is needed, of letters, digits, '.', '_', '-'")
 
@@ -126,9 +128,9 @@ def _downloaded(name: str, repository: str, revision: str) -> list[Path]:
     library = _library()
     if _COMMIT.fullmatch(revision):
         cached = [library.try_to_load_from_cache(repository, file, revision=revision) for file in _ORDER]
-        paths = [Path(path) for path in cached if isinstance(path, str)]
-        if paths and paths[-1].name == _ORDER[-1]:
-            return paths
+        paths = {Path(path).name: Path(path) for path in cached if isinstance(path, str)}
+        if paths.keys() >= {*_NEEDED} and paths.keys() >= _described(paths[_DESCRIPTION]):
+            return list(paths.values())
     api = library.HfApi()
     found = _ask(name, lambda: api.model_info(repository, revision=revision, files_metadata=True))
     sizes = {file.rfilename: file.size for file in found.siblings or () if file.rfilename in _AT_MOST}
@@ -136,11 +138,18 @@ def _downloaded(name: str, repository: str, revision: str) -> list[Path]:
         if file not in sizes:
             raise InputError(f"{name}: has no {file}, so it is no policy of TiltRL; name a repository made by its push")
     for file, size in sizes.items():
-        if size is not None and size > _AT_MOST[file]:
-            raise InputError(f"{name}/{file}: has {size} bytes, more than the {_AT_MOST[file]} that it may have")
+        if size is None or size > _AT_MOST[file]:
+            told = "a size that the hub does not tell" if size is None else f"{size} bytes"
+            raise InputError(f"{name}/{file}: has {told}; at most {_AT_MOST[file]} bytes are downloaded")
     get = library.hf_hub_download
     wanted = [file for file in _ORDER if file in sizes]
     return [Path(_ask(name, lambda file=file: get(repository, file, revision=found.sha))) for file in wanted]
+
+
+def _described(path: Path) -> set[str]:
+    """The files of arrays that a description names. What else it says is looked at when it is loaded."""
+    checksums = read_json(path).get("sha256")
+    return set(checksums) if isinstance(checksums, dict) else set()
 
 
 # --- The library ------------------------------------------------------------------------------------------------------
@@ -164,7 +173,7 @@ def _ask(name: str, question: Callable[[], Answer]) -> Answer:
         return question()
     except Exception as error:  # the library's, its transport's or the system's: whatever it is, it is about the hub
         # Nothing is chained to it, as what lies behind may hold the request, token and all.
-        raise InputError(f"{name}: {_why(_telling(error))}") from None
+        raise InputError(f"{name}: {_why(_telling(error), error)}") from None
 
 
 def _telling(error: BaseException) -> BaseException:
@@ -174,8 +183,8 @@ def _telling(error: BaseException) -> BaseException:
     return error
 
 
-def _why(error: BaseException) -> str:
-    import huggingface_hub
+def _why(error: BaseException, outer: BaseException) -> str:
+    """In words: of what says most of an error, and of the error itself, which may explain it."""
     from huggingface_hub import constants, errors
 
     status: Any = getattr(getattr(error, "response", None), "status_code", None)
@@ -193,9 +202,16 @@ def _why(error: BaseException) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; without the hub only a commit by its full name can be loaded, once it has been"
     at = urlsplit(constants.ENDPOINT).hostname
+    if status is not None and 400 <= status < 500 and status != 429:
+        return f"the hub ({at}) refuses it: {_said(outer)}"
     if status is not None:
         return f"the hub ({at}) answers with status {status}; try again later"
-    said = " ".join(str(error).split())[:300]
-    if token := huggingface_hub.get_token():
+    return f"the hub ({at}) cannot be reached or used: {_said(error)}"
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line without the token."""
+    said = "".join(c if c.isprintable() else " " for c in str(error))
+    if token := _library().get_token():
         said = said.replace(token, "...")
-    return f"the hub ({at}) cannot be reached or used: {said or type(error).__name__}"
+    return " ".join(said.split())[:300] or type(error).__name__

@@ -96,7 +96,7 @@ def answer(command: Callable[[], object]) -> int:
 
 def _interrupted(how: str = "") -> int:
     _heed_no_more()
-    return _end(INTERRUPTED, f"interrupted{how}; the same command goes on from what is saved")
+    return _end(INTERRUPTED, f"interrupted{how}; the same command goes on from what is saved, if anything is")
 
 
 def _stopped(error: BaseException | None) -> bool:

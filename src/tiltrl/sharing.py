@@ -34,7 +34,7 @@ def push(
         InputError: the policy cannot be loaded, or its README.md is a link that leads out of the folder; the
             repository's name is none; or as `tiltrl.hub.upload`.
     """
-    checked(repository)
+    checked(repository, message)
     policy = load_policy(folder)
     with TemporaryDirectory(prefix="tiltrl-") as made, fetched(folder) as given:
         policy.save(made)  # as it was loaded, whatever else is there

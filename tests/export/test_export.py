@@ -241,10 +241,10 @@ def test_observations_far_from_0_keep_their_digits(behavior: Policy, tmp_path: P
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda p, b, t: export_onnx(p, t / "policy.bin", DATA), "ends in .onnx"),
+        (lambda p, b, t: export_onnx(p, t / "policy.bin", DATA), "has to end in .onnx"),
         (lambda p, b, t: export_onnx(b, t / "p.onnx", DATA, what="critic"), "has no critic"),
         (lambda p, b, t: export_onnx(p, t / "p.onnx", DATA, what="energy", behavior=b), "only a policy's actions"),
-        (lambda p, b, t: export_onnx(p, t, DATA), r"ends in \.onnx"),
+        (lambda p, b, t: export_onnx(p, t, DATA), r"has to end in \.onnx"),
         (
             lambda p, b, t: export_onnx(p, t / "p.onnx", DATA, behavior=b.replace(provenance={"stage": "align"})),
             "is of stage 'align'",

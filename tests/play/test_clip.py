@@ -155,10 +155,10 @@ def test_a_behavior_has_to_be_of_the_task_and_to_have_energies() -> None:
         ({"steps": 0}, "steps = 0"),
         ({"seed": -1}, "seed = -1"),
         ({"width": 10_000}, "width = 10000; it must lie in 64 to 2048"),
-        ({"out": "clip.gif"}, "clip.gif: a clip ends in .mp4"),
-        ({"out": "file/clip.mp4"}, "file/clip.mp4: cannot be written: "),
-        ({"out": "folder.mp4"}, "folder.mp4: cannot be written: it is a folder"),
-        ({"out": "other.mp4"}, "other.png: cannot be written: it is a folder"),
+        ({"out": "clip.gif"}, "clip.gif: the file's name has to end in .mp4"),
+        ({"out": "file/clip.mp4"}, "file/clip.mp4: cannot be written, as "),
+        ({"out": "folder.mp4"}, "folder.mp4: is a folder"),
+        ({"out": "other.mp4"}, "other.png: is a folder"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_at_once(

@@ -86,6 +86,19 @@ def policy_file(path: Path, *, batch: Any = "batch", **changes: Any) -> Path:
     )
 
 
+def fragile_file(path: Path) -> Path:
+    """As `policy_file`, of the noise of the number that is the largest in `obs`: fails where there is no such noise."""
+    model = onnx.load(str(policy_file(path)))
+    largest = helper.make_node("ReduceMax", ["obs"], ["largest"], keepdims=0)
+    number = helper.make_node("Cast", ["largest"], ["number"], to=onnx.TensorProto.INT64)
+    model.graph.node[0].input[1] = "number"
+    nodes = [largest, number, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def energy_file(path: Path) -> Path:
     """`energy = t * sum of action - sum of obs`."""
     nodes = [

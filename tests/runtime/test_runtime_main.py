@@ -132,6 +132,7 @@ def test_noise_at_a_rate(path: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--env", "Endless-v0"], "has no limit of steps, so an episode may never end: --seconds"),
         (["--bound", "2"], "bound = 2.0"),
         (["--seed", "-1"], "seed = -1"),
+        (["--threads", "999999999"], "threads = 999999999; a whole number from 1 to 1024 is needed"),
     ],
 )
 def test_bad_input_is_told_in_one_line(
@@ -143,12 +144,23 @@ def test_bad_input_is_told_in_one_line(
     assert re.fullmatch(rf"tiltrl.runtime: error: .*{message}.*\n", told.err)
 
 
-@pytest.mark.parametrize("arguments", [["--hz", "0"], ["--seconds", "nan"], ["--episodes", "0"], ["--threads", "x"]])
-def test_wrong_numbers_end_with_two(path: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hz", "0"], "'0' is no positive number"),
+        (["--hz", "abc"], "'abc' is no positive number"),
+        (["--seconds", "nan"], "'nan' is no positive number"),
+        (["--episodes", "0"], "'0' is no whole number from 1"),
+        (["--threads", "x"], "'x' is no whole number from 1"),
+    ],
+)
+def test_wrong_numbers_end_with_two(
+    path: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main([path, *arguments])
     assert end.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"argument {arguments[0]}: {message}\n")
 
 
 def test_an_environment_that_needs_a_display_is_told(

@@ -153,6 +153,16 @@ def test_a_model_without_what_it_needs_is_refused(tmp_path: Path, change: Any, m
     refused(changed(tmp_path / "p.onnx", change), message)
 
 
+def test_what_a_file_says_cannot_command_the_terminal(tmp_path: Path) -> None:
+    def colored(model: Any) -> None:
+        model.graph.node[0].op_type = "Red\x1b[31m"
+
+    path = changed(tmp_path / "p.onnx", colored)
+    with pytest.raises(InputError, match=r"Red\?\[31m") as caught:
+        Policy(path)
+    assert str(caught.value).isprintable()
+
+
 def test_an_output_of_another_shape_than_declared_is_refused(tmp_path: Path) -> None:
     def transposed(model: Any) -> None:
         node = helper.make_node("Transpose", ["noise"], ["action"], perm=[0, 2, 1])

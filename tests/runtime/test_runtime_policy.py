@@ -10,7 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import ACT, CANDIDATES, HIGH, LOW, OBS, RANGE, WEIGHTS, critic_file, energy_file, policy_file
+from exported import (
+    ACT,
+    CANDIDATES,
+    HIGH,
+    LOW,
+    OBS,
+    RANGE,
+    WEIGHTS,
+    critic_file,
+    energy_file,
+    fragile_file,
+    policy_file,
+)
 
 from tiltrl.errors import InputError
 from tiltrl.runtime import BadObservation, Critic, Energy, Policy
@@ -112,6 +124,19 @@ def test_an_object_that_is_no_array_is_a_bad_observation(path: Path) -> None:
     assert Policy(path, on_bad_input="fallback").step(Stubborn()).replaced == "type"
 
 
+def test_an_observation_that_onnxruntime_fails_on_is_a_bad_one(tmp_path: Path) -> None:
+    path = fragile_file(tmp_path / "p.onnx")
+    fine, beyond = [1.0, 0.0, 0.0], [CANDIDATES + 1.0, 0.0, 0.0]
+    falling = Policy(path, on_bad_input="fallback")
+    step = falling.step(beyond)
+    assert (step.action.tolist(), step.share, step.replaced) == (MIDDLE, None, "output")
+    assert falling.counts["output"] == 1 and falling.step(fine).replaced is None
+    for act in (Policy(path).step, lambda obs: falling.act_batch([fine, obs])):
+        with pytest.raises(BadObservation, match="the networks cannot be run for this obs: ") as caught:
+            act(beyond)
+        assert caught.value.reason == "output" and str(caught.value).isprintable()
+
+
 def test_a_bound_may_be_a_number_of_numpy(path: Path) -> None:
     assert Policy(path, bound=np.float32(0.05)).step([7.6, 0.0, 0.0]).replaced == "anomaly"  # type: ignore[arg-type]
 
@@ -196,9 +221,12 @@ def test_the_caller_may_write_into_an_action(path: Path) -> None:
         ({"bound": 0.0}, "bound = 0.0; a share above 0 and below 1"),
         ({"bound": 1.5}, "bound = 1.5"),
         ({"bound": float("nan")}, "bound = nan"),
+        ({"bound": "0.1"}, "bound = '0.1'"),
+        ({"bound": 0.1 + 0j}, "bound = "),
         ({"seed": -1}, "seed = -1"),
         ({"seed": "x"}, "seed = 'x'"),
-        ({"threads": 0}, "threads = 0"),
+        ({"threads": 0}, "threads = 0; a whole number from 1 to 1024"),
+        ({"threads": 999_999_999}, "threads = 999999999; a whole number from 1 to 1024"),
         ({"on_bad_input": "ignore"}, "on_bad_input = 'ignore'"),
         ({"fallback": [0.0]}, "2 finite numbers are needed"),
         ({"fallback": [0.0, np.nan]}, "2 finite numbers are needed"),

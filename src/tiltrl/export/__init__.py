@@ -18,7 +18,7 @@ from typing import Any, get_args
 from tiltrl.errors import InputError
 from tiltrl.export.anomaly import anomaly_table, some_rows
 from tiltrl.export.functions import Exported, Kind, acting, critic, energy
-from tiltrl.files import write_atomically
+from tiltrl.files import writable, write_atomically
 from tiltrl.policy import Policy, versions
 from tiltrl.types import Transitions, as_json
 
@@ -73,7 +73,7 @@ def export_onnx(
         from tiltrl.export.rules import RULES
     except ImportError as error:
         raise InputError(f"export_onnx: {error.name} is not installed: pip install 'tiltrl[onnx]'") from error
-    target = writable(Path(path))
+    target = writable(Path(path), ".onnx")
     _check_task(policy, data, behavior, what)
     exported = _exported(policy, what, behavior)
     tell = on_progress or (lambda stage, done, total: None)
@@ -99,22 +99,6 @@ def export_onnx(
     content = model.SerializeToString(deterministic=True)
     write_atomically(target, content)
     return Export(target, len(content), len(rows), found.error, found.ties)
-
-
-def writable(path: Path) -> Path:
-    """The path, if a file can be put there.
-
-    Raises:
-        InputError: it has another suffix, is a folder, or its folder cannot be written to.
-    """
-    if path.suffix != ".onnx":
-        raise InputError(f"{path}: an exported file's name ends in .onnx")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of a file")
-    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: cannot be written, as {there} is no folder that may be written to")
-    return path
 
 
 def _exported(policy: Policy, what: Kind, behavior: Policy | None) -> Exported:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tiltrl.errors import InputError
-from tiltrl.files import make_folder, reason, write_atomically
+from tiltrl.files import writable, write_atomically
 from tiltrl.play.picture import frame, strip
 from tiltrl.play.rarity import Rarity
 from tiltrl.play.scene import Scene, described, pace, stage_for
@@ -73,7 +73,8 @@ def record(
     """
     _check_numbers(episodes=(episodes, 1, 1000), steps=(steps, 1, 1_000_000), seed=(seed, 0, 2**31 - 1001))
     _check_numbers(width=(width, 64, 2048))
-    target, ffmpeg = _writable(Path(out)), find_ffmpeg()
+    target, ffmpeg = writable(Path(out), ".mp4"), find_ffmpeg()
+    writable(target.with_suffix(".png"), ".png")
     rarity = None if beside is None else Rarity(beside)
     policies = [policy] if beside is None else [policy, beside]
     where = policy.config.task.env_spec if env_id is None else described(env_id)
@@ -146,24 +147,6 @@ class _Few:
         """From the first to the last."""
         index = np.linspace(0, len(self._kept) - 1, self._count).round().astype(int)
         return [*(self._kept[i] for i in index[:-1]), self.last]
-
-
-def _writable(target: Path) -> Path:
-    """The target, if a clip can come to stand there.
-
-    Raises:
-        InputError: it is no .mp4, or its folder cannot be made, or there is a folder of its name.
-    """
-    if target.suffix.lower() != ".mp4":
-        raise InputError(f"{target}: a clip ends in .mp4")
-    try:
-        make_folder(target.parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {reason(error)}") from error
-    for path in (target, target.with_suffix(".png")):
-        if path.is_dir():
-            raise InputError(f"{path}: cannot be written: it is a folder; name another with --out")
-    return target
 
 
 def _check_numbers(**numbers: tuple[int | None, int, int]) -> None:

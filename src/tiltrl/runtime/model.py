@@ -45,7 +45,7 @@ class Model:
         try:
             found = self.run({name: np.zeros((1, *shape), np.float32) for name, shape in self.card.inputs().items()})
         except Exception as error:  # onnxruntime's exceptions have no common class of their own
-            raise InputError(f"{where}: cannot be run: {_one_line(error)}") from error
+            raise InputError(f"{where}: cannot be run: {one_line(error)}") from error
         for name, shape, array in zip(self._outputs, self.card.outputs().values(), found, strict=True):
             if array.shape != (1, *shape):
                 raise InputError(f"{where}: {name} comes out with shape {array.shape}, not {(1, *shape)}")
@@ -83,7 +83,7 @@ def _read(where: str) -> bytes:
         with open(where, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{where}: cannot be read: {_one_line(error)}") from error
+        raise InputError(f"{where}: cannot be read: {one_line(error)}") from error
     if len(content) > _MOST_BYTES:
         raise InputError(f"{where}: has more than {_MOST_BYTES} bytes, more than any exported policy")
     return content
@@ -93,7 +93,7 @@ def _card(content: bytes, where: str) -> Card:
     try:
         found = metadata(content)
     except ValueError as error:
-        raise InputError(f"{where}: is no file of `tiltrl export`, or is damaged: {_one_line(error)}") from error
+        raise InputError(f"{where}: is no file of `tiltrl export`, or is damaged: {one_line(error)}") from error
     if _KEY not in found:
         raise InputError(f"{where}: has no metadata of the name {_KEY!r}, so `tiltrl export` did not write it")
     return read_card(found[_KEY], where)
@@ -113,9 +113,10 @@ def _session(content: bytes, threads: int, where: str) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common class of their own
-        raise InputError(f"{where}: is damaged, or onnxruntime cannot run it: {_one_line(error)}") from error
+        raise InputError(f"{where}: is damaged, or onnxruntime cannot run it: {one_line(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an exception says, short and printable."""
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
     return "".join(c if c.isprintable() else "?" for c in text)  # names in a file are anybody's

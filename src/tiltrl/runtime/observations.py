@@ -14,7 +14,7 @@ SHAPE, TYPE, NOT_FINITE = "shape", "type", "not finite"
 
 
 class BadObservation(InputError):
-    """An observation that no policy can act on; `reason` is "shape", "type" or "not finite"."""
+    """An observation that cannot be acted on; `reason` is "shape", "type", "not finite" or "output"."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
 from tiltrl.errors import InputError
-from tiltrl.runtime.model import Model
+from tiltrl.runtime.model import Model, one_line
 from tiltrl.runtime.observations import NOT_FINITE, SHAPE, TYPE, BadObservation, vectors
 
 OUTPUT, ANOMALY = "output", "anomaly"
@@ -25,7 +26,7 @@ class Step:
     """One decision."""
 
     action: np.ndarray  # (act,), float32, within the bounds, in the environment's units
-    share: float | None  # of the logged actions that are at least as unusual; 0: unlike all; None: unknown
+    share: float | None  # empirical p-value: of logged actions at least as unusual; 0: none; None: unknown
     replaced: str | None  # why the action is the fallback's, one of `REASONS`; None: it is the policy's
 
 
@@ -57,20 +58,20 @@ class Policy:
             fallback: an action, or a function that makes one from the observation as it was given (from
                 `act_batch`: its row). Default: the middle of the bounds.
             on_bad_input: what an observation does that has a wrong size or type, or NaN or infinite values, or for
-                which the networks come out so: raise, or be answered by the fallback.
+                which the networks come out so or cannot be run: raise, or be answered by the fallback.
 
         Raises:
             InputError: an argument or the file cannot be used, or onnxruntime is not installed.
         """
         if on_bad_input not in ("raise", "fallback"):
             raise InputError(f"on_bad_input = {on_bad_input!r}; one of 'raise' and 'fallback' is needed")
-        if bound is not None and not (np.isreal(bound) and np.ndim(bound) == 0 and 0.0 < bound < 1.0):
+        if bound is not None and not (isinstance(bound, Real) and 0.0 < bound < 1.0):
             raise InputError(f"bound = {bound!r}; a share above 0 and below 1 is needed, such as 0.001")
         self._model = Model(path, "policy", threads)
         self.card = card = self._model.card
         if bound is not None and card.anomaly is None:
             raise InputError(f"{os.fspath(path)}: was exported without --anomaly, so bound = {bound} cannot be held")
-        self._bound = bound
+        self._bound = None if bound is None else float(bound)
         self._raises = on_bad_input == "raise"
         self._low, self._high = np.array(card.action_low, np.float32), np.array(card.action_high, np.float32)
         self._noise_shape = (card.candidates, card.act_dim)
@@ -108,7 +109,7 @@ class Policy:
                 raise BadObservation(SHAPE, f"obs has shape {row.shape}; one observation is needed, else `act_batch`")
             if not np.isfinite(row).all():
                 raise BadObservation(NOT_FINITE, "obs holds NaN or infinite values")
-            action, *score = self._model.run({"obs": row[None], "noise": noise})
+            action, *score = self._run(row[None], noise)
             if not (np.isfinite(action).all() and all(map(np.isfinite, score))):
                 raise BadObservation(OUTPUT, "the networks come out as NaN or infinite for this obs")
         except BadObservation as error:
@@ -126,8 +127,8 @@ class Policy:
         """Actions (batch, act) for observations (batch, obs): by the noises and rules of as many calls of `step`.
 
         Raises:
-            BadObservation: the array as a whole has a wrong size or type; or, with `on_bad_input="raise"`, a row is
-                not finite or has no finite action.
+            BadObservation: the array as a whole has a wrong size or type, or onnxruntime fails on it; or, with
+                `on_bad_input="raise"`, a row is not finite or has no finite action.
             InputError: a fallback function returns what is no action.
         """
         given = vectors(obs, self.card.obs_keys, self.card.obs_dim)
@@ -136,7 +137,7 @@ class Policy:
         self.counts["steps"] += len(given)
         noise = self._random.standard_normal((len(given), *self._noise_shape), np.float32)
         fine = np.logical_and.reduce(np.isfinite(given), axis=1)
-        action, *score = self._model.run({"obs": np.where(fine[:, None], given, np.float32(0)), "noise": noise})
+        action, *score = self._run(np.where(fine[:, None], given, np.float32(0)), noise)
         sound = np.logical_and.reduce(np.isfinite(np.column_stack([action, *score])), axis=1)
         wrong = {NOT_FINITE: ~fine, OUTPUT: fine & ~sound}
         if self._bound is not None and self.card.anomaly is not None:
@@ -151,6 +152,12 @@ class Policy:
         for i in np.flatnonzero(np.logical_or.reduce(list(wrong.values()))):
             action[i] = self._instead(given[i])
         return action
+
+    def _run(self, obs: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self._model.run({"obs": obs, "noise": noise})
+        except Exception as error:  # onnxruntime's exceptions have no common class of their own
+            raise BadObservation(OUTPUT, f"the networks cannot be run for this obs: {one_line(error)}") from error
 
     def _within(self, action: np.ndarray) -> np.ndarray:
         """Within the bounds, whatever the file computes."""

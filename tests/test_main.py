@@ -152,7 +152,10 @@ def test_a_signal_while_the_command_runs_is_an_interruption(where):
     assert process.stdout is not None and process.stdout.readline().startswith("ru")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=300)
-    assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n")
+    assert (process.returncode, said) == (
+        3,
+        "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,10 @@ def test_a_signal_just_before_the_command_is_an_interruption():
         "tiltrl.main.main()",
     )
     _, said = process.communicate(timeout=300)
-    assert (process.returncode, said) == (3, "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n")
+    assert (process.returncode, said) == (
+        3,
+        "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n",
+    )
 
 
 @pytest.mark.parametrize("say", ["", "progress.say('x')"], ids=["the bars alone", "a line too"])

@@ -172,7 +172,8 @@ def begun(zygote: Zygote, tmp_path_factory) -> Path:
         time.sleep(0.1)
     child.kill(signal.SIGTERM)
     assert child.wait(60) == 3, (aside / "err").read_text()
-    assert (aside / "err").read_text() == "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n"
+    said = "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n"
+    assert (aside / "err").read_text() == said
     return cwd / "r"
 
 

@@ -23,7 +23,7 @@ class Repository:
     files: dict[str, bytes] = field(default_factory=dict)
     private: bool = False
     messages: list[str] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)  # told instead of the true ones
+    sizes: dict[str, int | None] = field(default_factory=dict)  # told instead of the true ones
 
     @property
     def commit(self) -> str:
@@ -40,6 +40,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     refuses: int = 0  # a status that every request gets
+    dislikes: str = ""  # what is wrong with every card
 
 
 @contextmanager
@@ -70,7 +71,8 @@ def stand_in() -> Iterator[Hub]:
             if path == "/api/repos/create":
                 return self._create(json.loads(body))
             if path == "/api/validate-yaml":
-                return self._say({"errors": [], "warnings": []})
+                errors = [{"message": hub.dislikes}] if hub.dislikes else []
+                return self._say({"errors": errors, "warnings": []}, 400 if errors else 200)
             if path.startswith("/api/models/"):
                 owner, name, *rest = path.removeprefix("/api/models/").split("/")
             else:

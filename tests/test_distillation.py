@@ -108,6 +108,11 @@ def test_python_and_the_command_line_make_the_same_student(folder: Path, tmp_pat
     assert load_policy(work.save()).digest == replace_versions(made).digest
 
 
+def test_policies_of_one_name_and_two_owners_have_folders_of_their_own() -> None:
+    names = [DistillOptions(Path(f"hf:{owner}/x@v1")).name for owner in "ab"]
+    assert names == ["hf-a-x-v1-distilled", "hf-b-x-v1-distilled"]
+
+
 def replace_versions(policy: Policy) -> Policy:
     """As it is once saved, which adds the versions that it was made with."""
     return policy.replace(provenance={"versions": tiltrl.policy.versions()} | policy.config.provenance)

@@ -15,7 +15,7 @@ import pytest
 
 from tiltrl import files
 from tiltrl.errors import InputError
-from tiltrl.files import read_file, read_json, slug, sweep_folder, write_atomically, write_json
+from tiltrl.files import read_file, read_json, slug, sweep_folder, writable, write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,28 @@ def test_content_replaces_what_was_there_and_nothing_is_left_aside(tmp_path):
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.png", "a.png: the file's name has to end in .mp4"),
+        ("folder.mp4", "folder.mp4: is a folder"),
+        ("file/new/a.mp4", "a.mp4: cannot be written, as .*file is no folder that may be written to"),
+        ("lost/a.mp4", "a.mp4: cannot be written, as .*lost is no folder"),
+        ("shut/a.mp4", "a.mp4: cannot be written, as .*shut is no folder"),
+    ],
+)
+def test_a_target_is_looked_at_before_the_work(tmp_path, monkeypatch, name, said):
+    for folder in ("folder.mp4", "shut"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(os, "access", lambda path, _: "shut" not in str(path))  # root may write anywhere
+    with pytest.raises(InputError, match=said):
+        writable(tmp_path / name, ".mp4")
+    assert writable(tmp_path / "new" / "a.MP4", ".mp4") == tmp_path / "new" / "a.MP4"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_link_is_kept_and_its_target_replaced(tmp_path):

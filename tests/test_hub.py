@@ -160,16 +160,33 @@ def test_a_commit_of_which_only_a_part_is_in_the_cache_is_downloaded(there: Hub,
     load_policy(f"hf:owner/hopper@{repository.commit}")
 
 
+@pytest.mark.parametrize("content", [b"[]", b"import os", b'{"sha256": [1]}'])
+def test_what_is_no_description_is_refused_from_the_cache_too(there: Hub, saved: Path, content: bytes) -> None:
+    repository = shared(there, saved)
+    repository.files["policy.json"] = content
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"^hf:owner/hopper@\w+(/policy\.json)?: "):
+            load_policy(f"hf:owner/hopper@{repository.commit}")
+
+
 def test_the_hubs_reason_for_a_refusal_is_told(there: Hub, saved: Path) -> None:
     there.refuses = 422
     with pytest.raises(InputError, match=r"hf:owner/hopper: the hub \(127\.0\.0\.1\) refuses it: .*422") as caught:
         load_policy("hf:owner/hopper")
     assert "try again later" not in str(caught.value) and TOKEN not in str(caught.value)
+    there.refuses, there.dislikes = 0, f"license must be one of\n{TOKEN}\x1b[31m"
+    with pytest.raises(InputError, match=r"Invalid metadata in README\.md\. - license must be one of \.\.\.") as caught:
+        push(saved, "owner/hopper")
+    assert str(caught.value).isprintable() and TOKEN not in str(caught.value)
+    assert not there.repositories["owner/hopper"].files
 
 
 def test_a_file_that_is_said_to_be_too_large_is_not_downloaded(there: Hub, saved: Path) -> None:
     shared(there, saved).sizes["policy.json"] = 8_000_001
     with pytest.raises(InputError, match=r"hf:owner/hopper/policy\.json: has 8000001 bytes; at most 8000000"):
+        load_policy("hf:owner/hopper")
+    there.repositories["owner/hopper"].sizes["policy.json"] = None
+    with pytest.raises(InputError, match=r"policy\.json: has a size that the hub does not tell; at most 8000000"):
         load_policy("hf:owner/hopper")
     assert not any("resolve" in line for line in there.asked)
 
@@ -209,7 +226,7 @@ def test_refusals_are_told_in_a_line(there: Hub, saved: Path, monkeypatch: pytes
         load_policy("hf:owner/hopper")
     there.refuses = 0
     with pytest.raises(InputError, match="message: is empty"):
-        push(saved, "owner/hopper", message=" ")
+        push("nosuch", "owner/hopper", message=" ")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(InputError, match="hf:owner/hopper: the hub does not take the access token") as caught:
         push(saved, "owner/hopper")

@@ -161,7 +161,7 @@ def test_a_signal_while_the_command_runs_is_an_interruption(where):
 @pytest.mark.parametrize(
     ("first", "status", "line"),
     [
-        ("KeyboardInterrupt", 3, "interrupted; the same command goes on from what is saved"),
+        ("KeyboardInterrupt", 3, "interrupted; the same command goes on from what is saved, if anything is"),
         ("tiltrl.errors.InputError('x: is bad')", 2, "error: x: is bad"),
     ],
 )
@@ -195,6 +195,22 @@ def test_a_signal_just_before_the_command_is_an_interruption():
         3,
         "tiltrl: interrupted; the same command goes on from what is saved, if anything is\n",
     )
+
+
+def test_what_would_crash_while_the_interpreter_is_taken_down_does_not_after_an_interrupt():
+    process = start(
+        "import atexit, ctypes, tiltrl.cli, tiltrl.main",
+        "def command():",
+        "    libc = ctypes.CDLL(None)",
+        "    libc.__cxa_atexit(libc.abort, None, None)",
+        "    atexit.register(print, 'locks are let go', flush=True)",
+        "    raise KeyboardInterrupt",
+        "tiltrl.cli.main = command",
+        "tiltrl.main.main()",
+        stdout=subprocess.PIPE,
+    )
+    printed, _ = process.communicate(timeout=300)
+    assert (process.returncode, printed) == (3, "locks are let go\n")
 
 
 @pytest.mark.parametrize("say", ["", "progress.say('x')"], ids=["the bars alone", "a line too"])

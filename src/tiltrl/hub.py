@@ -147,8 +147,11 @@ def _downloaded(name: str, repository: str, revision: str) -> list[Path]:
 
 
 def _described(path: Path) -> set[str]:
-    """The files of arrays that a description names. What else it says is looked at when it is loaded."""
-    checksums = read_json(path).get("sha256")
+    """The files of arrays that a description names; what is wrong with it is told when it is loaded."""
+    try:
+        checksums = read_json(path).get("sha256")
+    except InputError:
+        return set()
     return set(checksums) if isinstance(checksums, dict) else set()
 
 
@@ -211,7 +214,7 @@ def _why(error: BaseException, outer: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     """What an error says, in one line without the token."""
-    said = "".join(c if c.isprintable() else " " for c in str(error))
+    said = str(error)
     if token := _library().get_token():
         said = said.replace(token, "...")
-    return " ".join(said.split())[:300] or type(error).__name__
+    return " ".join("".join(c if c.isprintable() else " " for c in said).split())[:300] or type(error).__name__

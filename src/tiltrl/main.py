@@ -8,6 +8,7 @@ Signals are taken care of before anything else is imported, so this module impor
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import shlex
@@ -39,6 +40,13 @@ PACKAGES = ("tiltrl", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium",
 
 def main() -> NoReturn:
     """Run the command line in `sys.argv`, and end the process."""
+    status = DONE
+
+    @atexit.register  # as the first, so it is called as the last
+    def end() -> None:
+        if status == INTERRUPTED:
+            os._exit(status)  # native threads may be at work still, and crash while the interpreter is taken down
+
     _on_stop(_leave_at_once)
     try:
         from tiltrl.cli import main as command_line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -53,6 +54,7 @@ ALLOWED = {
 }
 ON_A_ROBOT = {"numpy", "onnxruntime", "gymnasium"}  # the last for environments only, in a function
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "torch"}
+OF_EXTRAS = {"onnx", "onnxruntime", "huggingface_hub", "imageio_ffmpeg", "PIL"}
 
 
 def name_of(file: Path) -> str:
@@ -74,8 +76,17 @@ def room_of(module: str) -> str:
 @cache
 def imports(file: Path) -> frozenset[str]:
     """Every module that the file imports, wherever in it, by its full name."""
+    return imported(ast.walk(ast.parse(file.read_text())), file)
+
+
+def imports_at_once(file: Path) -> frozenset[str]:
+    """Those that are imported as soon as the file is, and not in a function of it."""
+    return imported(ast.parse(file.read_text()).body, file)
+
+
+def imported(nodes: Iterable[ast.AST], file: Path) -> frozenset[str]:
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -131,10 +142,15 @@ def test_rooms_that_do_without_jax(room: str) -> None:
 def test_the_runtime_needs_next_to_nothing(file: Path) -> None:
     used = {name.partition(".")[0] for name in imports(file)} - {"tiltrl"}
     assert used <= sys.stdlib_module_names | ON_A_ROBOT
-    at_once = {
-        alias.name if isinstance(node, ast.Import) else node.module
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
-    assert not {str(name).partition(".")[0] for name in at_once} & (ON_A_ROBOT - {"numpy"})
+    assert not {name.partition(".")[0] for name in imports_at_once(file)} & (ON_A_ROBOT - {"numpy"})
+
+
+def test_commands_start_without_what_an_extra_brings() -> None:
+    todo, seen = [ROOT / "cli.py"], set()
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        used = imports_at_once(file)
+        assert not {name.partition(".")[0] for name in used} & OF_EXTRAS, file
+        todo += [other for other in FILES if f"tiltrl.{name_of(other)}" in used and other not in seen]
+    assert ROOT / "cli_share.py" in seen

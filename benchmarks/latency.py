@@ -31,7 +31,7 @@ import tiltrl
 from tiltrl import runtime
 from tiltrl.bench.machine import machine_facts, pin
 from tiltrl.distillation import data_of
-from tiltrl.export import CHECKED, export_onnx
+from tiltrl.export import export_onnx
 from tiltrl.files import write_atomically, write_json
 from tiltrl.policy import Policy, load_policy
 from tiltrl.progress import LiveProgress
@@ -56,10 +56,8 @@ def contestants(
         found[name, "JAX"] = policy.sample
         for by, judge in judges.items():
             path = folder / f"{len(found)}.onnx"
-            progress.start("export", min(CHECKED, len(data)))
-            export_onnx(
-                policy, path, data, behavior=judge, on_progress=lambda done, total: progress.update(done, total, {})
-            )
+            progress.say(f"exporting for {name}, {by}")
+            export_onnx(policy, path, data, behavior=judge)
             found[name, by] = runtime.Policy(path).act
     return found
 
@@ -119,7 +117,7 @@ def main() -> None:
     machine = machine_facts()
     machine["versions"] |= {name: version(name) for name in ("onnxruntime", "numpy")}
     found = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", "benchmarks/latency.py", *sys.argv[1:]]),
         "calls": options.calls,
         "load": load,
         "rows": [

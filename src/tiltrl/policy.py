@@ -149,7 +149,7 @@ class Policy:
         return np.asarray(_energy(self.diffusion, rows, actions, time)).reshape(lead)
 
     def denoising_error(self, obs: Observation, action: Float[np.ndarray, "*batch act"]) -> Float[np.ndarray, "*batch"]:
-        """How unlike what the policy was trained on an action is in its state: about 1 for what says nothing to it.
+        """How unlike what the policy was trained on an action is in its state: 1 where it predicts nothing.
 
         Comparable across states, which energies are not, at six times the work; ask it of a behavior policy
         (`diffusion.denoising_error.denoising_error` says what it is).

@@ -277,3 +277,8 @@ def test_help_is_quick(tmp_path: Path):
     done = subprocess.run([sys.executable, "-m", "tiltrl", "--help"], capture_output=True, text=True, check=True)
     assert "usage: tiltrl" in done.stdout and not done.stderr
     assert time.monotonic() - began < 5 * 2.0, "five times what a quiet core may take"
+
+
+def test_the_version_is_told_with_those_its_numbers_depend_on():
+    done = subprocess.run([sys.executable, "-m", "tiltrl", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"tiltrl \d\S+ jax \d\S+ equinox \d\S+ gymnasium \d\S+ mujoco \d\S+\n", done.stdout)

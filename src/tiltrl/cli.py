@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -269,6 +270,9 @@ def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
 
 def main() -> None:
     """Parse the command line and run what it asks for; `tiltrl.main` turns how it ends into an exit status."""
+    if sys.argv[1:] == ["--version"]:
+        print(" ".join(f"{name} {version}" for name, version in versions().items()))
+        return
     job = parse(
         {
             f.__name__: f

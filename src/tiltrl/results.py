@@ -41,7 +41,11 @@ def describe_trust(seed: int, check: TrustCheck, *, shrinks: bool) -> str:
         check: what was found.
         shrinks: whether the tilt is shrunk by the critic's trust.
     """
-    follows = f"; the tilt is shrunk to {check.trust:.0%}" if shrinks else "; the tilt is as asked for all the same"
+    follows = (
+        f"; as far as it is trusted, {check.trust:.0%} of the tilt is made"
+        if shrinks
+        else "; the tilt is as asked for all the same"
+    )
     warning = "" if check.verdict == "good" else "WARNING: "
     return (
         f"{warning}critic of seed {seed}: {check.verdict}: {_MEANING[check.verdict]}{follows} (rank correlation "

@@ -1,0 +1,121 @@
+"""IQL's policy, by advantage-weighted regression (Kostrikov et al. 2021, arXiv 2110.06169).
+
+The critic of *Offline Reinforcement Learning with Implicit Q-Learning* is `stages.critics.iql` and knows of no policy.
+One is then taken out of it by cloning the logged actions, each weighted by `exp(beta (Q - V))` (Eq. 7): those that the
+critic finds better than usual count for more, and no other action is ever asked about. It is the projection of
+`mu exp(beta A)`, EDA's target, onto one Gaussian a state.
+
+beta multiplies advantages, so it means what it does in the paper where rewards have the paper's units: locomotion's
+times 1000 over the range of returns, antmaze's minus 1 (`data.transforms`). The share of weights that are cut off and
+the share of a batch that they leave in effect are logged: near 1 and near 0, the units are others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tiltrl.stages.baselines.common import Given, Outcome
+from tiltrl.stages.baselines.gaussian import Gaussian, GaussianShape, likelihood_loss
+from tiltrl.stages.critics.iql import Batch
+from tiltrl.stages.critics.networks import Critic
+from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
+from tiltrl.training.stream import example
+
+MOST_WEIGHT = 100.0
+"""Of an action, so that no few of them decide all (IQL's release)."""
+
+
+@dataclass(frozen=True)
+class WeightedConfig:
+    """How the policy is trained. The defaults are IQL's for locomotion (its Appendix B, and its release)."""
+
+    steps: int = 1_000_000
+    batch: int = 256
+    learning_rate: float = 3e-4
+    cosine: bool = True
+    width: int = 256
+    depth: int = 2
+    inverse_temperature: float = 3.0  # IQL's beta; 10 for antmaze, 0.5 for kitchen
+    spread: float = 0.0  # at acting; the mean, as the release evaluates
+    candidates: int = 1
+
+    @property
+    def actor(self) -> GaussianShape:
+        """Shape of the actor."""
+        return GaussianShape(self.width, self.depth, self.spread)
+
+    @property
+    def own_critic(self) -> None:
+        """It makes none."""
+        return None
+
+
+FAST_WEIGHTED = WeightedConfig(steps=30_000, learning_rate=1e-3)
+"""For a minute or two on one core."""
+
+
+def advantage_weights(advantage: Float[Array, " batch"], inverse_temperature: float) -> Float[Array, " batch"]:
+    """`min(exp(beta A), 100)`, without overflow."""
+    return jnp.exp(jnp.minimum(inverse_temperature * advantage, jnp.log(MOST_WEIGHT)))
+
+
+def weighted_loss(
+    actor: Gaussian, critic: Critic, batch: Batch, inverse_temperature: float
+) -> tuple[Float[Array, ""], Metrics]:
+    """Mean negative log-likelihood of the logged actions, each by its weight (IQL, Eq. 7).
+
+    Of two Q networks it is the lesser that counts, as in the paper; of more, their mean less their deviation.
+    """
+    advantage = critic(batch.obs, batch.action) - critic.value(batch.obs)
+    weight = jax.lax.stop_gradient(advantage_weights(advantage, inverse_temperature))
+    loss = likelihood_loss(actor, batch.obs, batch.action, weight)
+    effective = jnp.mean(weight) ** 2 / jnp.mean(weight**2)
+    cut = jnp.mean(inverse_temperature * advantage > jnp.log(MOST_WEIGHT))
+    return loss, {"weighted_loss": loss, "weight": jnp.mean(weight), "effective_share": effective, "cut_share": cut}
+
+
+@lru_cache(maxsize=8)
+def _step(config: WeightedConfig) -> tuple[optax.GradientTransformation, Update[Learner], Draw]:
+    """Optimizer, step and its batch: the same functions for an equal configuration, so that it compiles once."""
+    optimizer = cosine_adam(config.learning_rate, config.steps, cosine=config.cosine)
+
+    def draw(_: Critic, data: Batch, key: PRNGKeyArray) -> Batch:
+        return random_rows(data, config.batch, key)
+
+    def update(learner: Learner, critic: Critic, data: Batch, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+        gradient, info = jax.grad(weighted_loss, has_aux=True)(
+            learner.params, critic, draw(critic, data, key), config.inverse_temperature
+        )
+        return gradient_step(learner, gradient, optimizer, 0.0), info
+
+    return optimizer, update, draw
+
+
+def train_weighted(given: Given, config: WeightedConfig, keys: PRNGKeyArray, session: Session | None = None) -> Outcome:
+    """Fit one policy a key by its member's critic; its leaves gain a leading `members` axis."""
+    assert given.critic is not None, "the weights are the critic's"
+    like = example(given.data)
+    optimizer, update, draw = _step(config)
+
+    def init(key: PRNGKeyArray) -> Learner:
+        return init_learner(config.actor.make(like.obs.shape[1], like.action.shape[1], key=key), optimizer)
+
+    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    learner = fit(
+        update,
+        jax.jit(jax.vmap(init))(init_keys),
+        member_data=given.critic,
+        shared_data=given.data,
+        keys=train_keys,
+        steps=config.steps,
+        draw=draw,
+        session=session,
+    )
+    return Outcome(learner.params, None)

@@ -2,7 +2,8 @@
 
 Q regresses `r + discount min_i Q_i(s', a')` with a' from the policy of the moment, a small diffusion model in a few
 steps. That policy imitates the data and climbs Q through its whole chain of denoising, so the value is that of a policy
-better than the behavior, at the price of asking about actions that nobody logged. Only the critic is handed on.
+better than the behavior, at the price of asking about actions that nobody logged. As a critic of EDA it is handed on
+alone; the policy that learned along acts as a baseline (`stages.baselines.diffusion_ql`).
 """
 
 from __future__ import annotations
@@ -208,6 +209,18 @@ def train_online(
     data: Batch | Stream[Batch], config: OnlineConfig, keys: PRNGKeyArray, session: Session | None = None
 ) -> Critic:
     """Fit one critic a key; its leaves gain a leading `members` axis. `data` holds every training transition."""
+    return critic_of(train_both(data, config, keys, session))
+
+
+def critic_of(state: OnlineState) -> Critic:
+    """The critic that training ends with: the target networks, by which Q values actions, and V."""
+    return Critic(q=state.q_target, v=state.v, dueling=False)
+
+
+def train_both(
+    data: Batch | Stream[Batch], config: OnlineConfig, keys: PRNGKeyArray, session: Session | None = None
+) -> OnlineState:
+    """Fit one critic and one policy a key; all leaves gain a leading `members` axis."""
     like = example(data)
     obs_dim, act_dim = like.obs.shape[1], like.action.shape[1]
     optimizer, update, draw = _step(config)
@@ -220,7 +233,7 @@ def train_online(
         return OnlineState(critic.q, critic.v, actor, critic.q, actor, *states)
 
     init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    state = fit(
+    return fit(
         update,
         jax.jit(jax.vmap(init))(init_keys),
         member_data=None,
@@ -230,4 +243,3 @@ def train_online(
         draw=draw,
         session=session,
     )
-    return Critic(q=state.q_target, v=state.v, dueling=False)

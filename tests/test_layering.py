@@ -32,18 +32,21 @@ ROWS = (
     ("evaluation",),
     ("collect", "play"),
     ("presets", "results"),
+    ("methods",),
     ("bandit",),
     ("bench",),
     ("given",),
     ("options",),
     ("pipeline", "api"),
     ("scoring",),
-    ("distillation", "trust", "trust_rollouts", "export"),
+    ("distillation", "trust", "trust_rollouts", "export", "baseline"),
+    ("experiments",),
+    ("report",),
     ("cli_parse",),
-    ("cli_data", "cli_critic", "cli_export", "cli_preferences", "cli_share"),
+    ("cli_baseline", "cli_data", "cli_critic", "cli_experiment", "cli_export", "cli_preferences", "cli_report", "cli_share"),
     ("cli",),
     ("main",),
-    ("__main__",),
+    ("__main__", "experiments.child"),
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 WITHOUT_JAX = ("data", "evaluation", "environments")
@@ -54,7 +57,7 @@ ALLOWED = {
 }
 ON_A_ROBOT = {"numpy", "onnxruntime", "gymnasium"}  # the last for environments only, in a function
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "torch"}
-OF_EXTRAS = {"onnx", "onnxruntime", "huggingface_hub", "imageio_ffmpeg", "PIL"}
+OF_EXTRAS = {"onnx", "onnxruntime", "huggingface_hub", "imageio_ffmpeg", "PIL", "ray", "rliable", "jinja2"}
 
 
 def name_of(file: Path) -> str:

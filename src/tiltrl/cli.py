@@ -19,11 +19,14 @@ from tiltrl.bandit.options import BanditOptions
 from tiltrl.bench.options import BenchOptions
 from tiltrl.bench.report import print_bench, print_changes
 from tiltrl.bench.run import run_bench
+from tiltrl.cli_baseline import baseline
 from tiltrl.cli_critic import critic
 from tiltrl.cli_data import data
+from tiltrl.cli_experiment import experiment
 from tiltrl.cli_export import export
 from tiltrl.cli_parse import parse
 from tiltrl.cli_preferences import preferences
+from tiltrl.cli_report import report
 from tiltrl.cli_share import play, push
 from tiltrl.config_io import from_json
 from tiltrl.distillation import Distillation, DistillOptions
@@ -66,7 +69,7 @@ def run(config: Options) -> None:
             return
         rows, episodes = evaluate_policies(run)
     label = score_label(run.data.task)
-    results = write_run(run, rows, episodes, label)
+    results = write_run(run, rows, episodes, label, run.trust if config.preferences is None else [])
     picture = run.folder.path / "report.png"
     draw(rows, label, picture, f"{config.dataset}: {config.preset} preset, {config.seeds} seed(s)")
     console.print()
@@ -277,8 +280,8 @@ def main() -> None:
         {
             f.__name__: f
             for f in (
-                *(run, behavior, critic, annotate, align, distill, evaluate, play, export, push),
-                *(data, preferences, bandit, bench),
+                *(run, behavior, critic, annotate, align, baseline, distill, evaluate, play, export, push),
+                *(data, preferences, bandit, bench, experiment, report),
             )
         },
         prog="tiltrl",

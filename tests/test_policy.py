@@ -218,7 +218,7 @@ def test_choosing_needs_a_critic(policy: Policy) -> None:
     ("change", "message"),
     [
         ({"colour": "red"}, "policy.json: field 'colour' is unknown"),
-        ({"format": 4}, "policy.json: format 4 is not known here; this version reads formats 1, 2, 3"),
+        ({"format": 5}, "policy.json: format 5 is not known here; this version reads formats 1, 2, 3, 4"),
         ({"sampler": {"solver": "euler"}}, "policy.json: field sampler.solver"),
         ({"energy": as_json(NETWORK) | {"blocks": 2}}, "policy.safetensors: has .* bytes where policy.json describes"),
         ({"task": {}}, "policy.json: field task.dataset"),
@@ -275,7 +275,7 @@ def test_a_distilled_policy_has_no_energy(student: Policy, policy: Policy) -> No
 
 def test_a_policy_has_one_network() -> None:
     for changes in ({"energy": None}, {"one_step": OneStepConfig()}):
-        with pytest.raises(InputError, match="energy, one_step: exactly one of the two"):
+        with pytest.raises(InputError, match="energy, one_step, actor: exactly one of the three"):
             replace(CONFIG, **changes)
 
 

@@ -18,26 +18,30 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.one_step import OneStep
 from tiltrl.stages.annotate import SamplerConfig, actions_from
+from tiltrl.stages.baselines import common as baselines
 from tiltrl.stages.critics.networks import Critic
+
+Network = Energy | OneStep | baselines.Actor
+"""What takes noise to an action: a diffusion model through its solver, others by themselves."""
 
 
 def draw_actions(
-    network: Energy | OneStep, obs: Float[Array, "batch obs"], sampler: SamplerConfig, key: PRNGKeyArray, k: int
+    network: Network, obs: Float[Array, "batch obs"], sampler: SamplerConfig, key: PRNGKeyArray, k: int
 ) -> Float[Array, "batch k act"]:
-    """K unit actions for each normalized observation, by the solver or in one step."""
-    return actions_at(network, obs, jax.random.normal(key, (obs.shape[0], k, network.act_dim)), sampler)
+    """K unit actions for each normalized observation."""
+    return actions_at(network, obs, jax.random.normal(key, (obs.shape[0], k, network.noise_dim)), sampler)
 
 
 def actions_at(
-    network: Energy | OneStep,
+    network: Network,
     obs: Float[Array, "batch obs"],
-    noise: Float[Array, "batch k act"],
+    noise: Float[Array, "batch k noise"],
     sampler: SamplerConfig,
 ) -> Float[Array, "batch k act"]:
     """The unit actions that standard normal noise leads to."""
-    if isinstance(network, OneStep):
-        return network(noise, obs[:, None])
-    return actions_from(network, obs, noise, sampler)
+    if isinstance(network, Energy):
+        return actions_from(network, obs, noise, sampler)
+    return network(noise, obs[:, None])
 
 
 def best_actions(
@@ -64,9 +68,7 @@ class Actor:
     The first call with a number of states compiles, if nothing of these shapes has done so before.
     """
 
-    def __init__(
-        self, network: Energy | OneStep, critic: Critic | None, sampler: SamplerConfig, k: int, pessimism: float
-    ):
+    def __init__(self, network: Network, critic: Critic | None, sampler: SamplerConfig, k: int, pessimism: float):
         leaves, self._structure = jax.tree.flatten((network, critic if k > 1 else None))
         # On one device, wherever and on however many they were trained; `jnp.asarray` would compile for each shape.
         self._leaves = [jax.device_put(np.asarray(leaf)) for leaf in leaves]

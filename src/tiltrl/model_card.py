@@ -69,7 +69,13 @@ def card(config: PolicyConfig, name: str = "path/to/this/folder") -> str:
     if isinstance(versions, dict):
         found = ", ".join(f"{key} {value}" for key, value in sorted(versions.items()))
         trained.append(f"- versions: {_code(found)}")
-    kind = "one-step policy, distilled from a diffusion policy" if config.energy is None else "diffusion policy"
+    kind = (
+        "diffusion policy"
+        if config.energy is not None
+        else "one-step policy, distilled from a diffusion policy"
+        if config.one_step is not None
+        else "baseline policy"
+    )
     where = "no environment is named" if env_id is None else f"environment {_code(env_id)}"
     text = f"""---
 {chr(10).join(front)}

@@ -45,6 +45,8 @@ class RunConfig:
     """What becomes of answers in it that another one contradicts."""
     k: int | None = None
     """Candidate actions a state. Default: the preset's."""
+    align_steps: int | None = None
+    """Steps of the alignment, whatever the budget. Default: the preset's."""
     seeds: int = 1
     """How many independent runs to train at once, with seeds `seed`, `seed` + 1, ..."""
     seed: int = 0

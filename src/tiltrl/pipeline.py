@@ -71,7 +71,7 @@ class Run:
         self.reporter = reporter
         self.given: GivenCritic | None = given_critic(config.critic)
         self.preset: Preset = chosen(
-            config.preset, config.budget, config.critic, config.agreed, config.k, config.best_of
+            config.preset, config.budget, config.critic, config.agreed, config.k, config.best_of, config.align_steps
         )
         self.tilts: tuple[Tilt, ...] = tilts(config.beta or (() if config.kl else self.preset.betas), config.kl)
         choose_states(1, config.label_fraction, self.preset.annotate, 0)
@@ -120,7 +120,7 @@ class Run:
 
         def train(session: Session) -> Energy:
             data = behavior_data(self.data, self.scaling)
-            return train_behavior(data, self.preset.behavior, self._keys("behavior"), session)
+            return train_behavior(data, self.preset.behavior, self.keys("behavior"), session)
 
         return trained(
             self.behavior_stage,
@@ -160,8 +160,8 @@ class Run:
         config = self.preset.critic
 
         def train(session: Session) -> Critic:
-            keys = self._keys("critic")
-            return train_critic(data, rows, self.scaling, config, self._behavior_actions, keys, session)
+            keys = self.keys("critic")
+            return train_critic(data, rows, self.scaling, config, self._next_actions, keys, session)
 
         def scores(critics: Critic) -> list[AnyScore]:
             networks = [member(critics, i) for i in range(len(self.seeds))]
@@ -301,7 +301,7 @@ class Run:
                 jnp.asarray(found.q),
                 jnp.array([tilt.beta for tilt in self.tilts]),
                 self.preset.align,
-                self._keys("align"),
+                self.keys("align"),
                 session,
                 jnp.array([tilt.kl for tilt in self.tilts]) if self.tilts[0].kl is not None else None,
             )
@@ -325,7 +325,7 @@ class Run:
         """Of the run's members."""
         return [self.config.seed + i for i in range(self.config.seeds)]
 
-    def _keys(self, purpose: Purpose) -> PRNGKeyArray:
+    def keys(self, purpose: Purpose) -> PRNGKeyArray:
         """One key a seed."""
         return jnp.stack([stage_key(seed, purpose) for seed in self.seeds])
 
@@ -336,18 +336,33 @@ class Run:
         """Where a stage keeps the actions it has drawn for seed number i; `name` tells several of its samples apart."""
         return KeptRows(stage.folder / "parts" / f"{name}seed{self.seeds[i]}", self.reporter.say, self.saving.every)
 
-    def _behavior_actions(self, obs: np.ndarray, k: int) -> np.ndarray:
-        """What the behavior of each seed would do, kept by the critic's stage until it is finished."""
+    def _next_actions(self, obs: np.ndarray, k: int) -> np.ndarray:
+        """What the behavior of each seed would do at next states, for the critic."""
+        return self.behavior_actions(self.critic_stage, "next", obs, k, self.preset.critic.steps)
+
+    def behavior_actions(self, stage: Stage, where: str, obs: np.ndarray, k: int, steps: int) -> np.ndarray:
+        """What the behavior of each seed would do, kept by a stage in training until it is finished.
+
+        Args:
+            stage: which asks.
+            where: the states, in a word.
+            obs: the states, normalized.
+            k: actions at each.
+            steps: of the stage, whose progress goes on after this.
+
+        Returns:
+            Actions (members, states, k, act) in the unit box.
+        """
         found = []
         for i, seed in enumerate(self.seeds):
-            self.reporter.start(f"actions at next states, seed {seed}", len(obs))
+            self.reporter.start(f"actions at {where} states, seed {seed}", len(obs))
             energy, key = member(self.behavior, i), stage_key(seed, "support")
-            with self._parts(self.critic_stage, i, "next-") as kept:
+            with self._parts(stage, i, f"{where}-") as kept:
                 drawn = sample_candidates(
                     energy, obs, k, self.preset.sampler, key, kept=kept, on_progress=self._progress
                 )
             found.append(drawn)
-        self.reporter.start(self.critic_stage.name, self.preset.critic.steps)
+        self.reporter.start(stage.name, steps)
         return np.stack(found)
 
     def score(self, i: int) -> AnyScore:

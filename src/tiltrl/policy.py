@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tiltrl.acting import Actor
+from tiltrl.acting import Actor, Network
 from tiltrl.diffusion.denoising_error import denoising_error
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.likelihood import EXACT_UP_TO, exact_probes, log_prob
@@ -71,7 +71,7 @@ class Policy:
     in a sequence fixed by `seed`.
     """
 
-    def __init__(self, network: Energy | OneStep, config: PolicyConfig, critic: Critic | None = None, seed: int = 0):
+    def __init__(self, network: Network, config: PolicyConfig, critic: Critic | None = None, seed: int = 0):
         """Put a policy together.
 
         Raises:
@@ -95,13 +95,18 @@ class Policy:
         """The scalar network, for what needs its energies.
 
         Raises:
-            InputError: the policy is distilled and has none.
+            InputError: the policy is distilled or a baseline and has none.
         """
         if isinstance(self.network, OneStep):
             teacher = self.config.provenance.get("teacher")
             raise InputError(
                 "the policy is distilled: it acts in one step and has no energy or density; ask its teacher, of digest "
                 f"{teacher!r:.40}"
+            )
+        if not isinstance(self.network, Energy):
+            method = self.config.provenance.get("method")
+            raise InputError(
+                f"the policy is a baseline's ({method!r:.40}), which gives actions only: no energy and no density"
             )
         return self.network
 

@@ -21,6 +21,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from tiltrl.acting import Network
 from tiltrl.config_io import check_ranges, from_json, parse_json
 from tiltrl.data.recorded import check_task
 from tiltrl.diffusion.energy import Energy, EnergyConfig
@@ -30,13 +31,14 @@ from tiltrl.errors import InputError
 from tiltrl.files import read_file, reason, sweep_aside, write_atomically
 from tiltrl.serialization import bytes_of, pack, unpack
 from tiltrl.stages.annotate import SamplerConfig
+from tiltrl.stages.baselines.shapes import ActorShape
 from tiltrl.stages.critics.networks import Critic, CriticShape, init_critic
 from tiltrl.types import Scaling, Task, as_json
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder's layout; a reader refuses one it does not know."""
 _BEFORE_CHECKSUMS = 1  # an older layout, without SHA-256; still read
-_KNOWN = (_BEFORE_CHECKSUMS, 2, FORMAT)  # 2 has no distilled policies
+_KNOWN = (_BEFORE_CHECKSUMS, 2, 3, FORMAT)  # 2 has no distilled policies, 3 no baselines
 
 _DESCRIPTION, _NETWORK, _CRITIC = "policy.json", "policy.safetensors", "critic.safetensors"
 _MOST_TEXT = 8_000_000  # bytes of policy.json
@@ -56,12 +58,13 @@ class PolicyConfig:
 
     task: Task
     scaling: Scaling
-    energy: EnergyConfig | None  # None: distilled
-    sampler: SamplerConfig  # of a distilled policy, its teacher's
+    energy: EnergyConfig | None  # None: it acts by one of the two networks below
+    sampler: SamplerConfig  # of a distilled policy, its teacher's; of a baseline, its behavior model's
     critic: CriticShape | None = None  # None: no rejection sampling
     candidates: int = 1  # actions sampled for each one taken; the critic picks the best of them
     pessimism: float = 1.0  # standard deviations of the critic's ensemble taken off its mean when it picks
     one_step: OneStepConfig | None = None  # the network of a distilled policy
+    actor: ActorShape | None = None  # the network of a baseline
     format: int = FORMAT
     provenance: dict[str, Any] = field(default_factory=dict)  # data fingerprint, stage, beta, seed, versions
 
@@ -72,16 +75,16 @@ class PolicyConfig:
             InputError: a number lies outside its bounds, or there is not exactly one network.
         """
         check_ranges(self, candidates=(1, 4096), pessimism=(-1e6, 1e6))
-        if (self.energy is None) == (self.one_step is None):
+        if sum(network is not None for network in (self.energy, self.one_step, self.actor)) != 1:
             raise InputError(
-                "energy, one_step: exactly one of the two describes the policy's network; the other is null"
+                "energy, one_step, actor: exactly one of the three describes the policy's network; the others are null"
             )
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_policy(folder: Path, config: PolicyConfig, network: Energy | OneStep, critic: Critic | None) -> None:
+def write_policy(folder: Path, config: PolicyConfig, network: Network, critic: Critic | None) -> None:
     """Write a policy, or replace another; a kill at any moment leaves one of the two. What is there already stays.
 
     Raises:
@@ -157,7 +160,7 @@ def _checksums_there(folder: Path) -> Mapping[str, str]:
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_policy(folder: Path) -> tuple[PolicyConfig, Energy | OneStep, Critic | None]:
+def read_policy(folder: Path) -> tuple[PolicyConfig, Network, Critic | None]:
     """Read what `write_policy` wrote, or anybody says to have written. Nothing in it is executed.
 
     Sizes are bounded before anything of that size is made, and no file outside the folder is read.
@@ -209,17 +212,26 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _read(folder: Path, text: bytes) -> tuple[PolicyConfig, Energy | OneStep, Critic | None]:
+def _read(folder: Path, text: bytes) -> tuple[PolicyConfig, Network, Critic | None]:
     path = folder / _DESCRIPTION
     config, checksums = _described(text, path)
     sizes = config.task.obs_dim, config.task.act_dim
-    kind, shape = (OneStep, config.one_step) if config.energy is None else (Energy, config.energy)
-    network = _shapes(kind, *sizes, shape)
+    network = _network(config, sizes)
     critic = None if config.critic is None else _shapes(init_critic, *sizes, config.critic)
     if (size := bytes_of((network, critic))) > _MOST_ARRAYS:
         raise InputError(f"{path}: describes networks of {size} bytes; at most {_MOST_ARRAYS} are loaded")
     network = _arrays(folder, _NETWORK, network, checksums)
     return config, network, None if critic is None else _arrays(folder, _CRITIC, critic, checksums)
+
+
+def _network(config: PolicyConfig, sizes: tuple[int, int]) -> Network:
+    """Of shapes in place of arrays."""
+    if config.energy is not None:
+        return _shapes(Energy, *sizes, config.energy)
+    if config.one_step is not None:
+        return _shapes(OneStep, *sizes, config.one_step)
+    assert config.actor is not None, "one of the three describes it"
+    return _shapes(config.actor.make, *sizes)
 
 
 @lru_cache(maxsize=64)

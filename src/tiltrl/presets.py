@@ -21,6 +21,7 @@ PresetName = Literal["fast", "paper"]
 CriticName = Literal["advantage", "iql", "softmax", "online", "ensemble"]
 Config = TypeVar("Config", bound=Any)
 MOST_CANDIDATES = 1024
+MOST_STEPS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -134,15 +135,19 @@ def chosen(
     objective: Objective,
     k: int | None,
     best_of: int | None,
+    align_steps: int | None = None,
 ) -> Preset:
     """A preset at a share of its steps, with what else was asked for; None: as the preset has it.
 
     A critic that is not among `CRITICS` is not trained: the preset's own then lends its discount to the check.
 
     Raises:
-        InputError: there is no such preset, the budget is not in (0, 1], or k or best_of is less than 2.
+        InputError: there is no such preset, the budget is not in (0, 1], k or best_of is less than 2, or there are no
+            steps.
     """
     named = preset_named(preset)
+    if align_steps is not None and not 1 <= align_steps <= MOST_STEPS:
+        raise InputError(f"align_steps = {align_steps}; it must lie in 1 to {MOST_STEPS}")
     for name, count in (("k", k), ("best_of", best_of)):
         if count is not None and not 2 <= count <= MOST_CANDIDATES:
             raise InputError(f"{name} = {count}; of 2 to {MOST_CANDIDATES} actions one can be the best")
@@ -150,8 +155,8 @@ def chosen(
     critic_config = cast(dict[str, CriticConfig], CRITICS[preset]).get(critic or "", named.critic)
     align = replace(named.align, objective=objective)
     candidates = named.candidates if best_of is None else best_of
-    asked = replace(named, critic=critic_config, annotate=annotate, align=align, candidates=candidates)
-    return asked.scaled(budget)
+    asked = replace(named, critic=critic_config, annotate=annotate, align=align, candidates=candidates).scaled(budget)
+    return asked if align_steps is None else replace(asked, align=replace(asked.align, steps=align_steps))
 
 
 def check_budget(budget: float) -> None:

@@ -24,6 +24,7 @@ from tiltrl.policy import Policy
 from tiltrl.results import PolicyEpisodes, write_results
 from tiltrl.runs import Stage
 from tiltrl.stages.align import agreement, is_held_out
+from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.score import CriticScore
 
 
@@ -64,33 +65,51 @@ def save_policies(run: Run) -> Path:
     return folder / _folder(run, 0, 0)
 
 
+Lineup = dict[str, tuple[Stage, list[Policy]]]
+"""Policies by their row's name, of each one a seed, and the stage in which their episodes are kept."""
+
+
 def evaluate_policies(run: Run) -> tuple[list[Row], list[PolicyEpisodes]]:
     """Full episodes of every policy, each seed in environments of its own; a finished policy is not run again."""
+    both = (False, True) if run.has_critic else (False,)
+    lineup: Lineup = {}
+    for best in both:
+        of = run.critic_stage if best else run.behavior_stage  # a single action depends on no critic
+        members = [behavior_policy(run, i, best_of=best) for i in range(len(run.seeds))]
+        _add(lineup, run, "behavior", of, members)
+    for j, tilt in enumerate(run.tilts):
+        for best in both:
+            members = [aligned_policy(run, i, j, best_of=best) for i in range(len(run.seeds))]
+            _add(lineup, run, f"aligned, {tilt}", run.policy_stage, members)
+    return evaluate_lineup(run, lineup)
+
+
+def evaluate_lineup(run: Run, lineup: Lineup) -> tuple[list[Row], list[PolicyEpisodes]]:
+    """Full episodes of policies, below the logged ones; what is finished is not run again."""
     task = run.data.task
     rows = [Row("data", normalized_score(run.data.returns, task)[None], logged=True)]
     episodes: list[PolicyEpisodes] = []
-    seeds = range(len(run.seeds))
-    both = (False, True) if run.has_critic else (False,)
-    policies = {"behavior": [[behavior_policy(run, i, best_of=best) for i in seeds] for best in both]}
-    for j, tilt in enumerate(run.tilts):
-        policies[f"aligned, {tilt}"] = [[aligned_policy(run, i, j, best_of=best) for i in seeds] for best in both]
-    for name, kinds in policies.items():
-        # Without a critic the behavior's episodes depend on nothing but it.
-        of = run.policy_stage if name != "behavior" else run.critic_stage if run.has_critic else run.behavior_stage
-        stage = _evaluation_stage(run, name, of)
+    for name, (stage, members) in lineup.items():
         began = time.monotonic()
-        for label, members in zip((name, f"{name}, best of {run.preset.candidates}"), kinds, strict=False):
-            found = [_episodes(run, stage, label, policy, run.seeds[i]) for i, policy in enumerate(members)]
-            episodes += found
-            rows.append(Row(label, normalized_score(np.array([some.returns for some in found]), task)))
+        found = [_episodes(run, stage, name, policy, run.seeds[i]) for i, policy in enumerate(members)]
+        episodes += found
+        rows.append(Row(name, normalized_score(np.array([some.returns for some in found]), task)))
         if not stage.done:
             stage.finish({}, began)
     return rows, episodes
 
 
-def write_run(run: Run, rows: list[Row], episodes: list[PolicyEpisodes], label: str) -> Path:
-    """Write `results.json`: scores and raw returns, configuration, data, trust, wall-clock, versions."""
-    path = run.folder.path / "results.json"
+def write_run(
+    run: Run,
+    rows: list[Row],
+    episodes: list[PolicyEpisodes],
+    label: str,
+    trust: list[TrustCheck],
+    name: str = "results.json",
+    **facts: Any,
+) -> Path:
+    """Write scores and raw returns, configuration, data, trust, wall-clock, versions, and what else is given."""
+    path = run.folder.path / name
     write_results(
         path,
         rows,
@@ -99,9 +118,10 @@ def write_run(run: Run, rows: list[Row], episodes: list[PolicyEpisodes], label: 
         tilts=run.tilts,
         preset=run.preset,
         data={"fingerprint": run.data.fingerprint(), "steps": len(run.data), "episodes": len(run.data.ends)},
-        trust=run.trust if run.preferences is None else [],
+        trust=trust,
         seconds=run.folder.seconds(),
         episodes=episodes,
+        **facts,
     )
     return path
 
@@ -145,16 +165,17 @@ def _folder(run: Run, i: int, j: int) -> str:
     return f"{run.tilts[j].slug}{named}{k}{labels}-seed{run.seeds[i]}"
 
 
-def _evaluation_stage(run: Run, name: str, of: Stage) -> Stage:
-    """Where the episodes of one of a stage's policies are kept; the behavior's do not depend on any tilt."""
+def evaluation_stage(run: Run, name: str, of: Stage, k: int) -> Stage:
+    """Where the episodes of one of a stage's policies are kept, acting by the best of k actions."""
     return run.folder.stage(
-        "evaluation",
-        policy=name,
-        of=of.key,
-        sampler=run.preset.sampler,
-        k=run.preset.candidates,
-        episodes=run.config.episodes,
+        "evaluation", policy=name, of=of.key, sampler=run.preset.sampler, k=k, episodes=run.config.episodes
     )
+
+
+def _add(lineup: Lineup, run: Run, name: str, of: Stage, members: list[Policy]) -> None:
+    k = members[0].config.candidates
+    label = name if k == 1 else f"{name}, best of {k}"
+    lineup[label] = evaluation_stage(run, name, of, k), members
 
 
 def _policy(run: Run, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:

@@ -6,6 +6,7 @@ optimum `f = log mu_t(a_t | s, t) + C(s, t)` (Eq. 11): one forward pass is a log
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,6 +144,11 @@ class Energy(eqx.Module):
         """Number of action dimensions."""
         return self.out.weight.shape[0]
 
+    @property
+    def noise_dim(self) -> int:
+        """Numbers of noise that a sample begins with."""
+        return self.act_dim
+
     def __call__(
         self,
         action: Float[Array, "*batch act"],
@@ -188,8 +194,12 @@ class Energy(eqx.Module):
         return jnp.sum(linear(self.out, jax.nn.silu(h)), axis=-1).reshape(lead)
 
 
+Field = Callable[..., Float[Array, "*batch"]]
+"""`(a_t, s, t, key=None) -> f`: an energy network, or a sum of several."""
+
+
 def noise_prediction(
-    energy: Energy,
+    energy: Field,
     action: Float[Array, "*batch act"],
     obs: Float[Array, "*#batch obs"],
     t: Float[Array, "*#batch"],
@@ -203,7 +213,7 @@ def noise_prediction(
 
 
 def data_prediction(
-    energy: Energy,
+    energy: Field,
     action: Float[Array, "*batch act"],
     obs: Float[Array, "*#batch obs"],
     t: Float[Array, "*#batch"],

@@ -53,6 +53,11 @@ class OneStep(eqx.Module):
         """Number of action dimensions."""
         return self.out.weight.shape[0]
 
+    @property
+    def noise_dim(self) -> int:
+        """Numbers of noise an action."""
+        return self.act_dim
+
     def unclipped(
         self, noise: Float[Array, "*batch act"], obs: Float[Array, "*#batch obs"]
     ) -> Float[Array, "*batch act"]:

@@ -7,8 +7,8 @@ from typing import Literal
 import jax
 from jaxtyping import PRNGKeyArray
 
-Purpose = Literal["behavior", "critic", "candidates", "align", "act", "distill", "support"]
-_PURPOSES: tuple[Purpose, ...] = ("behavior", "critic", "candidates", "align", "act", "distill", "support")
+Purpose = Literal["behavior", "critic", "candidates", "align", "act", "distill", "support", "baseline"]
+_PURPOSES: tuple[Purpose, ...] = ("behavior", "critic", "candidates", "align", "act", "distill", "support", "baseline")
 
 
 def stage_key(seed: int, purpose: Purpose) -> PRNGKeyArray:

@@ -52,6 +52,7 @@ NOT_RUN: dict[str, str] = {
     r"\b(d4rl|ogbench|lerobot|hf):": "would download",
     r"^tiltrl push\b|^hf auth\b": "needs the hub; tests/test_hub.py pushes to a stand-in",
     r"^srun |--coordinator": "needs several machines; tests/training/test_parallel.py has two processes",
+    r"^tiltrl baseline\b": "trains by numbers of its own; tests/test_baseline.py runs each small",
     r"^tiltrl bandit\b": "takes minutes even with few steps, since what it measures stays; tests/bandit has it",
     r"^tiltrl bench\b": "measures by the clock; tests/bench runs it small",
     r"--preset paper": "takes hours",

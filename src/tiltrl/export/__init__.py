@@ -112,6 +112,9 @@ def _check_task(policy: Policy, data: Transitions, behavior: Policy | None, what
         raise InputError(f"what = {what!r}; it is one of {', '.join(get_args(Kind))}")
     task = policy.config.task
     sizes = task.obs_dim, task.act_dim
+    if policy.config.actor is not None:
+        method = policy.config.provenance.get("method")
+        raise InputError(f"policy: is a baseline's ({method!r:.40}); diffusion and distilled policies are exported")
     if (found := (data.task.obs_dim, data.task.act_dim)) != sizes:
         raise InputError(f"data {data.task.dataset}: has (obs, act) of {found}, but the policy's task has {sizes}")
     if what == "policy" and policy.config.energy is not None and policy.config.sampler.calls < 2:

@@ -17,7 +17,7 @@ from tiltrl.evaluation.ranking import Estimate
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
 from tiltrl.progress import LiveProgress
-from tiltrl.trust import CriticCheck, check_critic_of
+from tiltrl.trust import CriticCheck, check_critic_of, measured
 from tiltrl.trust_rollouts import RolloutConfig
 
 console = Console(markup=False, emoji=False)  # what is in brackets or colons is the user's text
@@ -98,36 +98,9 @@ def _print(one: CriticCheck) -> None:
     table.add_column("", min_width=48)
     for heading in ("found", "95 % interval", "would be right"):
         table.add_column(heading, justify="right", no_wrap=True)
-    held_out, rollouts = one.held_out, one.rollouts
-    logged = {
-        "held-out: rank correlation with the outcome": (held_out.rank, "above 0"),
-        "held-out: the same, between near states": (held_out.nearby, "above 0"),
-        "held-out: slope of differences": (held_out.slope, "1"),
-        "held-out: slope of the level": (held_out.level_slope, "1"),
-        f"held-out: over-estimation ({held_out.overestimation_share:+.0%} of spread)": (held_out.overestimation, "0"),
-    }
-    for name, (found, right) in logged.items():
+    for name, found, right in measured(one):
         table.add_row(name, *_numbers(found), right)
-    table.add_row("networks agree on differences", f"{one.trust.reliability:.0%}", "", "100%")
-    if rollouts is not None:
-        order = rollouts.ranking
-        of_rollouts = {
-            "rollouts: rank correlation within a state": (order.raw, "above 0"),
-            f"rollouts: the same without noise ({order.reliability:.0%} is signal)": (order.corrected, "1"),
-            "rollouts: slope of differences": (order.slope, "1"),
-            "rollouts: slope of the level": (rollouts.level_slope, "1"),
-            f"rollouts: over-estimation ({rollouts.overestimation_share:+.0%} of spread)": (
-                rollouts.overestimation,
-                "0",
-            ),
-            f"rollouts: gain of Q's choice of {rollouts.candidates}, once": (rollouts.one_step_gain, "above 0"),
-            f"rollouts: gain of it for {rollouts.steps_ahead} steps ({rollouts.gain_share:+.0%} of spread)": (
-                rollouts.gain,
-                "above 0",
-            ),
-        }
-        for name, (found, right) in of_rollouts.items():
-            table.add_row(name, *_numbers(found), right)
+    rollouts = one.rollouts
     console.print(table)
     if rollouts is not None:
         console.print(
@@ -140,5 +113,7 @@ def _print(one: CriticCheck) -> None:
     console.print()
 
 
-def _numbers(found: Estimate) -> tuple[str, str]:
+def _numbers(found: Estimate | float) -> tuple[str, str]:
+    if not isinstance(found, Estimate):
+        return f"{found:.0%}", ""
     return f"{found.value:.3g}", f"{found.low:.3g} to {found.high:.3g}" if found.resampled else "unknown"

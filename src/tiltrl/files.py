@@ -104,6 +104,27 @@ def read_file(path: str | os.PathLike[str], at_most: int) -> bytes:
         raise InputError(f"{os.fspath(path)}: cannot be read: {reason(error)}") from error
 
 
+def read_tail(path: str | os.PathLike[str], at_most: int) -> bytes:
+    """The last bytes of a regular file, however large it is.
+
+    Args:
+        path: of the file.
+        at_most: so many bytes.
+
+    Raises:
+        InputError: as `read_file`.
+    """
+    try:
+        _refuse_irregular(os.stat(path).st_mode)
+        with open(path, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            _refuse_irregular(found.st_mode)  # once more, as it may be another one by now
+            file.seek(max(0, found.st_size - at_most))
+            return file.read(at_most)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read: {reason(error)}") from error
+
+
 def read_json(path: str | os.PathLike[str], at_most: int = _JSON_AT_MOST) -> dict[str, Any]:
     """The object that a JSON file holds.
 

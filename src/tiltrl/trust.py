@@ -13,6 +13,7 @@ from tiltrl.config_io import from_json
 from tiltrl.data.transforms import discounted_returns
 from tiltrl.errors import InputError
 from tiltrl.evaluation.calibration import HeldOut, held_out_check, known_to_the_end
+from tiltrl.evaluation.ranking import Estimate
 from tiltrl.evaluation.truth import RolloutCheck
 from tiltrl.files import read_json, write_json
 from tiltrl.given import is_function
@@ -84,6 +85,35 @@ def judged(trust: TrustCheck, rollouts: RolloutCheck | None) -> tuple[Verdict, s
     if gain.low > 0:
         return "good", f"{what} returned more than the behavior"
     return "weak", f"{what} returned neither more nor less than the behavior beyond doubt"
+
+
+def measured(one: CriticCheck) -> list[tuple[str, Estimate | float, str]]:
+    """All that was measured, for a table: what it is, what was found (a number is a share), what would be right."""
+    held_out, rollouts = one.held_out, one.rollouts
+    found: list[tuple[str, Estimate | float, str]] = [
+        ("held-out: rank correlation with the outcome", held_out.rank, "above 0"),
+        ("held-out: the same, between near states", held_out.nearby, "above 0"),
+        ("held-out: slope of differences", held_out.slope, "1"),
+        ("held-out: slope of the level", held_out.level_slope, "1"),
+        (f"held-out: over-estimation ({held_out.overestimation_share:+.0%} of spread)", held_out.overestimation, "0"),
+        ("networks agree on differences", one.trust.reliability, "100%"),
+    ]
+    if rollouts is None:
+        return found
+    order = rollouts.ranking
+    return found + [
+        ("rollouts: rank correlation within a state", order.raw, "above 0"),
+        (f"rollouts: the same without noise ({order.reliability:.0%} is signal)", order.corrected, "1"),
+        ("rollouts: slope of differences", order.slope, "1"),
+        ("rollouts: slope of the level", rollouts.level_slope, "1"),
+        (f"rollouts: over-estimation ({rollouts.overestimation_share:+.0%} of spread)", rollouts.overestimation, "0"),
+        (f"rollouts: gain of Q's choice of {rollouts.candidates}, once", rollouts.one_step_gain, "above 0"),
+        (
+            f"rollouts: gain of it for {rollouts.steps_ahead} steps ({rollouts.gain_share:+.0%} of spread)",
+            rollouts.gain,
+            "above 0",
+        ),
+    ]
 
 
 def reopened(folder: Path, reporter: Reporter) -> Run:

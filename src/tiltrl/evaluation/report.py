@@ -66,26 +66,34 @@ def print_table(rows: Sequence[Row], label: str, console: Console) -> None:
 
 
 def draw(rows: Sequence[Row], label: str, path: str | os.PathLike[str], title: str) -> None:
-    """Draw each row's episodes as faint dots and its mean with the 95 % interval, first row on top, as a PNG.
-
-    Args:
-        rows: at least one.
-        label: what the scores are, as from `score_label`.
-        path: the PNG; written aside, then renamed.
-        title: of the picture.
+    """Write `picture` to a file, aside first, then renamed.
 
     Raises:
         InputError: no rows; as `interval`; the file cannot be written.
     """
     if not rows:
         raise InputError(f"{os.fspath(path)}: no rows to draw; at least one is needed")
+    write_atomically(path, picture(rows, label, title))
+
+
+def picture(rows: Sequence[Row], label: str, title: str) -> bytes:
+    """Draw each row's episodes as faint dots and its mean with the 95 % interval, first row on top, as a PNG.
+
+    Args:
+        rows: at least one.
+        label: what the scores are, as from `score_label`.
+        title: of the picture.
+
+    Raises:
+        InputError: as `interval`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because it is slow and little needs it
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 1.6 + 0.62 * len(rows)), dpi=160, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.018, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(title, x=0.018, ha="left", fontsize=12, fontweight="bold", color=_INK, parse_math=False)
     axes = figure.add_subplot()
     for height, row in enumerate(rows):
         _draw_row(axes, height, row)
@@ -103,9 +111,9 @@ def draw(rows: Sequence[Row], label: str, path: str | os.PathLike[str], title: s
             color=_DATA,
         )
     note = f"{label}\ndots: episodes, bars: 95 % interval of the mean"
-    axes.set_xlabel(note, fontsize=9, color=_INK, labelpad=8, linespacing=1.5, loc="left")
+    axes.set_xlabel(note, fontsize=9, color=_INK, labelpad=8, linespacing=1.5, loc="left", parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=10, color=_INK)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=10, parse_math=False)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(_DATA if row.logged else _INK)
     axes.tick_params(axis="y", length=0, pad=8)
@@ -114,9 +122,9 @@ def draw(rows: Sequence[Row], label: str, path: str | os.PathLike[str], title: s
     axes.set_axisbelow(True)
     axes.margins(x=0.03)
     axes.spines[:].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomically(path, picture.getvalue())
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return drawn.getvalue()
 
 
 def _draw_row(axes: Axes, height: int, row: Row) -> None:

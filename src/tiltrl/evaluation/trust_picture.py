@@ -25,15 +25,20 @@ Checked = tuple[str, HeldOut, RolloutCheck | None]
 
 
 def draw_checks(checks: Sequence[Checked], path: str | os.PathLike[str], title: str) -> None:
-    """Draw calibration of differences and level on held-out episodes, and of rollouts where there are any.
-
-    Args:
-        checks: at least one.
-        path: the PNG; written aside, then renamed.
-        title: of the picture.
+    """Write `checks_picture` to a file, aside first, then renamed.
 
     Raises:
         InputError: the file cannot be written.
+    """
+    write_atomically(path, checks_picture(checks, title))
+
+
+def checks_picture(checks: Sequence[Checked], title: str) -> bytes:
+    """Draw calibration of differences and level on held-out episodes, and of rollouts where there are any, as a PNG.
+
+    Args:
+        checks: at least one.
+        title: of the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because it is slow and little needs it
     from matplotlib.figure import Figure
@@ -42,7 +47,7 @@ def draw_checks(checks: Sequence[Checked], path: str | os.PathLike[str], title: 
     figure = Figure(figsize=(3.6 * columns, 0.5 + 3.5 * len(checks)), dpi=130, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK, parse_math=False)
     for row, (name, held_out, rollouts) in enumerate(checks):
         panels = [figure.add_subplot(len(checks), columns, row * columns + 1 + i) for i in range(columns)]
         _draw_bins(panels[0], held_out.bins, "advantage of the logged action", "return beyond V", slope=held_out.slope)
@@ -57,7 +62,7 @@ def draw_checks(checks: Sequence[Checked], path: str | os.PathLike[str], title: 
             panels[3].set_title("\nrollouts: what following Q brings", fontsize=9, loc="left", color=_INK)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    write_atomically(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _draw_bins(axes: Axes, bins: Sequence[Bin], across: str, up: str, slope: Estimate | None = None) -> None:

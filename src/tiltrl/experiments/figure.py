@@ -125,5 +125,8 @@ def _draw_curves(axes: Axes, entries: Entries, data: str, swept: str) -> None:
             style = (0, (2, 3)) if at.column == "data" else "-" if at.column == "behavior" else (0, (5, 2))
             axes.axhline(scores.known.mean, color=_DATA, linewidth=1, linestyle=style, label=at.column)
     axes.set_xscale("log")
+    ticks = sorted({float(at.column) for at in own})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel(swept, fontsize=8, color=_INK)
     axes.legend(fontsize=7, frameon=False, loc="best")

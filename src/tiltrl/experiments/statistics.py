@@ -67,14 +67,18 @@ def matrix(scores: Sequence[Scores]) -> Runs:
 
 def mean_and_iqm(runs: Runs) -> tuple[Interval, ...]:
     """Mean over data sets, and mean of the middle half of all runs, with 95 % stratified bootstrap intervals."""
-    from rliable import metrics
-
-    return _estimates(runs, lambda found: np.array([metrics.aggregate_mean(found), metrics.aggregate_iqm(found)]))
+    return _estimates(runs, lambda found: np.array([found.mean(), middle(found)]))
 
 
 def improvement(ours: Runs, theirs: Runs) -> Interval:
     """Probability that a run of ours scores above one of theirs on the same data set, averaged over data sets."""
     return _estimates([ours, theirs], lambda x, y: np.array([above(x, y)]))[0]
+
+
+def middle(runs: Runs) -> float:
+    """The interquartile mean: rliable's `aggregate_iqm`, which takes ten times as long."""
+    ordered, cut = np.sort(runs, axis=None), runs.size // 4
+    return float(ordered[cut : runs.size - cut].mean())
 
 
 def above(x: Runs, y: Runs) -> float:

@@ -94,8 +94,8 @@ class DiffusionQLConfig(OnlineConfig):
         return self.score_pessimism
 
 
-FAST_DIFFUSION_QL = DiffusionQLConfig(steps=30_000, learning_rate=1e-3, width=128, depth=2, layer_norm=True)
-"""For three minutes on one core; the networks are those of `--critic online`."""
+FAST_DIFFUSION_QL = DiffusionQLConfig(steps=10_000, learning_rate=1e-3, width=128, depth=2, layer_norm=True)
+"""For three to five minutes on one core: networks and steps are those of `--critic online`."""
 
 
 def train_diffusion_ql(

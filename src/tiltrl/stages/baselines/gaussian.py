@@ -162,7 +162,7 @@ class BCConfig:
         return None
 
 
-FAST_BC = BCConfig(steps=30_000, learning_rate=1e-3)
+FAST_BC = BCConfig(steps=20_000, learning_rate=1e-3)
 """For a minute or two on one core."""
 
 

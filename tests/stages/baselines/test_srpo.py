@@ -53,7 +53,7 @@ def given(members: int) -> Given:
         data=Batch(ones, jnp.zeros((4, 2)), jnp.zeros(4), ones, jnp.zeros(4)),
         states=np.ones((4, 1), np.float32),
         actions=lambda obs, k: np.zeros((members, len(obs), k, 2), np.float32),
-        behavior=Gaussian(jnp.array([[0.1], [-0.2]])[:members]),  # type: ignore[arg-type]
+        behavior=Gaussian(jnp.array([[0.1], [-0.2]])[:members]),
         critic=critics(members),
         sampler=SamplerConfig(),
     )
@@ -74,7 +74,7 @@ def test_the_regularizer_by_hand() -> None:
     noisy = alpha * action + sigma * noise
     predicted = sigma * (noisy - 0.1 * alpha) / ((alpha * STD) ** 2 + sigma**2)
     behavior = Gaussian(jnp.array([0.1]))
-    found = score_regularizer(behavior, jnp.zeros((2, 1)), jnp.array(action), jnp.array(noise), t)  # type: ignore[arg-type]
+    found = score_regularizer(behavior, jnp.zeros((2, 1)), jnp.array(action), jnp.array(noise), t)
     np.testing.assert_allclose(found, sigma**2 * (predicted - noise), rtol=1e-4)
 
 

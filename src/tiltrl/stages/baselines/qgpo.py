@@ -68,8 +68,10 @@ FAST_QGPO = QGPOConfig(
     times="stratified",
     annotate=AnnotateConfig(normalize=True),
     guidance=GuidanceConfig(width=128, depth=3, time_scale=5.0),
+    scale=1.0,
 )
-"""At the fast preset's scale: values are in units of their spread among a state's actions."""
+"""At the fast preset's scale: values are in units of their spread among a state's actions, and are followed as they
+are, which is as far from the behavior as EDA goes with a beta of 1 and a critic of full trust."""
 
 
 def contrastive_loss(

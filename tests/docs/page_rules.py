@@ -54,6 +54,8 @@ NOT_RUN: dict[str, str] = {
     r"^srun |--coordinator": "needs several machines; tests/training/test_parallel.py has two processes",
     r"^tiltrl baseline\b": "trains by numbers of its own; tests/test_baseline.py runs each small",
     r"^tiltrl bandit\b": "takes minutes even with few steps, since what it measures stays; tests/bandit has it",
+    r"^tiltrl experiment\b": "takes minutes; tests/experiments and tests/test_cli_experiment.py run it small",
+    r"^tiltrl report runs/hopper": "takes folders for granted that take minutes; tests/report has several small ones",
     r"^tiltrl bench\b": "measures by the clock; tests/bench runs it small",
     r"--preset paper": "takes hours",
     r"CUDA_VISIBLE_DEVICES|JAX_PLATFORMS=cuda": "needs a GPU",
@@ -61,10 +63,10 @@ NOT_RUN: dict[str, str] = {
 }
 """Steps that match are only parsed, and why."""
 
-SLOW = {"README", "data", "deploy", "critics", "preferences", "trust", "choosing", "reproduce"}
+SLOW = {"README", "data", "deploy", "critics", "preferences", "trust", "choosing", "reproduce", "report"}
 """Pages whose blocks take half a minute or more to run; the fast tests parse them."""
 
-NEEDS_RUN = {"data", "trust", "deploy"}
+NEEDS_RUN = {"data", "trust", "deploy", "report"}
 """Pages that take the run of `tiltrl run demo` as given."""
 
 

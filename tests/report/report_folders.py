@@ -87,14 +87,13 @@ def write_finished_run(folder: Path, dataset: str = "toy") -> Path:
     return folder
 
 
-CELLS = tuple(Cell("toy", method, beta=(1.0,) if method == "eda" else ()) for method in ("eda", "iql", "qgpo", "cnf"))
-
-
-def write_experiment(folder: Path) -> Path:
+def write_experiment(folder: Path, dataset: str = "toy") -> Path:
     """Of four cells two are done, one failed, and one is to run."""
+    methods = ("eda", "iql", "qgpo", "cnf")
+    cells = tuple(Cell(dataset, method, beta=(1.0,) if method == "eda" else ()) for method in methods)
     machine = {"cores": 2, "machine": "x86_64"}
-    write_json(folder / "experiment.json", Asked(EXPERIMENT_FORMAT, "scores", CELLS, {"tiltrl": "0.1.0"}, machine))
-    eda, iql, qgpo, _ = CELLS
+    write_json(folder / "experiment.json", Asked(EXPERIMENT_FORMAT, "scores", cells, {"tiltrl": "0.1.0"}, machine))
+    eda, iql, qgpo, _ = cells
     done = Record(
         eda,
         "done",

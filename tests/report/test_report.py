@@ -206,6 +206,7 @@ def test_an_experiments_own_tables_and_figure_are_there(experiment):
     assert found["EDA"].startswith("40.0 (") and found["iql"].startswith("21.0 (")
     assert any(value == "failed" for value in found.values())
     assert len(experiment.pictures) == 1
+    assert LABEL in experiment.said["p"]
     assert experiment.table("On held-out episodes").rows[0][1:] == ["0", "good", "0.250", "0.800", "0.900"]
 
 
@@ -244,6 +245,13 @@ def test_text_from_files_stays_text(tmp_path):
     assert words in page.said["dd"]
     assert page.table(words).rows[0][0] == words
     assert page.table("Configuration, of results.json").row(f"config.{words}") == [words]
+
+
+def test_text_of_an_experiment_stays_text(tmp_path):
+    words = "<b>|$x_{$"
+    page = read(write_report([write_experiment(tmp_path / "a", dataset=words)]))
+    assert page.table("Scores").rows[0][0] == page.table("The grid").rows[0][0] == words
+    assert not any(tag == "b" for tag, _ in page.tags)
 
 
 def test_a_name_is_no_formula_in_a_spreadsheet_and_no_path(tmp_path):

@@ -56,7 +56,7 @@ def draw(results: Results, path: str | os.PathLike[str]) -> None:
         else:
             _draw_dots(axes, entries, data, table)
         heading = data if table == MAIN else f"{data}\n{table}"
-        axes.set_title(heading, fontsize=9, loc="left", color=_INK)
+        axes.set_title(heading, fontsize=9, loc="left", color=_INK, parse_math=False)
         axes.tick_params(length=0, labelsize=8, labelcolor=_INK)
         axes.grid(color=_FAINT, linewidth=0.5)
         axes.set_axisbelow(True)
@@ -103,7 +103,7 @@ def _draw_dots(axes: Axes, entries: Entries, data: str, table: str) -> None:
             fontsize=8,
             color=color,
         )
-    axes.set_yticks(range(len(names)), [name for name, _ in names])
+    axes.set_yticks(range(len(names)), [name for name, _ in names], parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.05)
 

@@ -121,7 +121,7 @@ def parts_of(text: str) -> list[Part]:
             table = Table(name, part.title, heads, tuple(lines))
             found[-1] = replace(part, tables=(*part.tables, table))
         else:
-            plain = block.replace("**", "").replace("`", "").split("\n- ")
+            plain = block.replace("**", "").replace("`", "").removeprefix("- ").split("\n- ")
             paragraphs = [" ".join(one.split()) for one in plain if one.strip()]
             if found:
                 found[-1] = replace(found[-1], text="\n\n".join([found[-1].text, *paragraphs]).strip())

@@ -12,8 +12,8 @@ def test_the_command_of_eda_has_every_setting_of_its_cell():
     cell = Cell("demo", "eda", 3, 2, "paper", 0.5, 7, (0.2, 1.0), "iql", "preference", 8, 100, 0.01)
     job = job_of(cell, OUT)
     assert " ".join(job.command) == (
-        "tiltrl run demo --preset paper --seeds 2 --seed 3 --budget 0.5 --episodes 7 --critic iql --objective preference "
-        f"--k 8 --align-steps 100 --label-fraction 0.01 --out {job.folder} --beta 0.2 1"
+        "tiltrl run demo --preset paper --seeds 2 --seed 3 --budget 0.5 --episodes 7 --critic iql "
+        f"--objective preference --k 8 --align-steps 100 --label-fraction 0.01 --out {job.folder} --beta 0.2 1"
     )
     assert job.result == job.folder / "results.json"
     assert job.log == OUT / "cells" / f"{cell.key}.log"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ RETRIES = 3
 """How often a job is started again that was lost with its worker; an error of its own is not tried again."""
 STOP_SECONDS = 120.0
 """How long a job may take to save its work."""
+_ANSWER_SECONDS = 10.0
 _STORE_BYTES = 100_000_000  # of a cluster of our own, where all that is passed on are tables of scores
 
 
@@ -66,6 +69,7 @@ class Cluster:
             InputError: Ray is not installed, there is no such cluster, or no machine of it could ever run a job.
         """
         self._ray = ray = ray_library()
+        _refuse_silent(address)
         where: dict[str, Any] = {"address": address}
         if address == "local":
             where |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
@@ -117,6 +121,20 @@ class Cluster:
         except self._ray.exceptions.RayError as error:
             told = " ".join(str(error).split())[:300]
             return failed(job, time.monotonic() - began, f"Ray: {type(error).__name__}: {told}")
+
+
+def _refuse_silent(address: str) -> None:
+    """Ask whether anybody listens there, since Ray itself would for many minutes.
+
+    Raises:
+        InputError: nobody does, or the host is unknown.
+    """
+    if not (found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d{1,5})", address)):
+        return  # `auto`, `local`: answered by Ray at once
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"ray = {address}: no cluster there: {' '.join(str(error).split())}") from error
 
 
 def _times(node: dict[str, float], resource: str, amount: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,10 +110,15 @@ def _preamble(results: Results, entries: Entries) -> str:
 
 
 def _scores_table(results: Results, entries: Entries, table: str) -> str:
-    heads = columns(entries, table, numbers=EXPERIMENTS[results.name].numbers)
-    planned = {(cell.data, at) for cell in results.cells for at in expected(results.name, cell) if at.table == table}
+    numbers = EXPERIMENTS[results.name].numbers
+    heads = columns(entries, table, numbers=numbers)
+    planned = dict.fromkeys(
+        (cell.data, at) for cell in results.cells for at in expected(results.name, cell) if at.table == table
+    )
     failures = {(one.cell.data, at) for one in results.failed for at in expected(results.name, one.cell)}
     heads += [at for at in dict.fromkeys(Place(at.column, "", table) for _, at in planned) if at not in heads]
+    if numbers:
+        heads.sort(key=lambda at: -math.inf if at.reference else float(at.column))
     sides = list(dict.fromkeys([*rows(entries, table), *((data, at.row) for data, at in planned)]))
     named = any(side for _, side in sides)
     digits = 3 if results.name == "bandit" else 1

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tiltrl.diffusion.schedule import T_MIN, alpha_sigma, diffuse, log_snr, random_times
-from tiltrl.stages.tilt import divergence, watch
+from tiltrl.stages.tilt import compared, watch
 
 
 class Normal(eqx.Module):
     """The exact energy of one-dimensional actions from N(mean, std^2), at every diffusion time."""
 
-    mean: float
-    std: float
+    mean: jax.Array
+    std: jax.Array
 
     def __call__(self, action: jax.Array, obs: jax.Array, t: jax.Array, *, key: None = None) -> jax.Array:
         alpha, sigma = alpha_sigma(t)
@@ -25,12 +25,14 @@ class Normal(eqx.Module):
 
 @pytest.mark.parametrize(("mean", "std"), [(0.3, 0.5), (1.0, 0.5), (0.0, 0.3), (0.4, 0.8)])
 def test_the_mean_over_log_snr_is_the_divergence(mean: float, std: float) -> None:
-    mu, pi = Normal(0.0, 0.5), Normal(mean, std)
+    mu, pi = (Normal(*map(jnp.asarray, known)) for known in ((0.0, 0.5), (mean, std)))
     n = 200_000
     action = mean + std * jax.random.normal(jax.random.key(0), (n, 1))
     t = random_times(jax.random.key(2), n, "log_snr")
     noisy = diffuse(action, jax.random.normal(jax.random.key(1), (n, 1)), t)
-    found = jnp.mean(divergence(pi, mu, noisy, jnp.zeros((n, 1)), t))
+    log_ratio, divergence = compared(pi, mu, noisy, jnp.zeros((n, 1)), t)
+    found = jnp.mean(divergence)
+    np.testing.assert_array_equal(log_ratio, pi(noisy, None, t) - mu(noisy, None, t))
     expected = np.log(0.5 / std) + (std**2 + mean**2) / (2 * 0.5**2) - 0.5
     np.testing.assert_allclose(found, expected, rtol=0.03)
 

@@ -6,29 +6,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tiltrl.diffusion.energy import Energy, noise_prediction
-from tiltrl.diffusion.schedule import T_MIN, log_snr
+from tiltrl.diffusion.energy import Energy
+from tiltrl.diffusion.schedule import T_MIN, alpha_sigma, log_snr
 
 AT_BOUND = 0.999
 """From here on an action of the unit box counts as clipped."""
 
 
-def divergence(
+def compared(
     policy: Energy,
     behavior: Energy,
     noisy: Float[Array, "*batch act"],
     obs: Float[Array, "*#batch obs"],
     t: Float[Array, "*#batch"],
-) -> Float[Array, "*batch"]:
-    """One diffused action's share in `KL(pi || mu)`, in nats: their mean over `pi_t` and times even in log-SNR is that.
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """`f_pi - f_mu` of diffused actions, and the share of each in `KL(pi || mu)`, in nats.
 
-    The divergence of two diffusions is `KL = int |d lambda_t / dt| E_pi ||eps_pi - eps_mu||^2 dt` (Girsanov; Kingma et
-    al. 2021, *Variational Diffusion Models*, has the same integral). It needs no constant of the energies. Drawn
-    uniformly in t, the factor would make a few small times all that counts.
+    The mean of those shares over `pi_t` and times even in log-SNR is the divergence:
+    `KL = int |d lambda_t / dt| E_pi ||eps_pi - eps_mu||^2 dt` (Girsanov; Kingma et al. 2021, *Variational Diffusion
+    Models*, has the same integral). It needs no constant of the energies. Drawn uniformly in t, the factor would make a
+    few small times all that counts.
     """
-    difference = noise_prediction(policy, noisy, obs, t) - noise_prediction(behavior, noisy, obs, t)
+
+    def energies(network: Energy) -> tuple[Array, Array]:
+        value, pull = jax.vjp(lambda action: network(action, obs, t), noisy)
+        return value, pull(jnp.ones_like(value))[0]
+
+    # Both as one program of half the size: what is watched would else compile longer than what is trained.
+    value, slope = jax.vmap(energies)(jax.tree.map(lambda *leaves: jnp.stack(leaves), policy, behavior))
+    _, sigma = alpha_sigma(t)
+    difference = sigma[..., None] * (slope[0] - slope[1])  # of noise predictions, but for the sign
     most, least = log_snr(jnp.array([T_MIN, 1.0]))
-    return (most - least) * jnp.sum(difference**2, axis=-1)
+    return value[0] - value[1], (most - least) * jnp.sum(difference**2, axis=-1)
 
 
 def watch(
@@ -61,8 +70,7 @@ def watch(
         q: the candidates' values.
         beta: temperature.
     """
-    where = noisy, obs[:, None], t[:, None]
-    log_ratio = policy(*where) - behavior(*where)
+    log_ratio, divergence = compared(policy, behavior, noisy, obs[:, None], t[:, None])
     weights = jax.nn.softmax(log_ratio)
     best = jax.nn.one_hot(jnp.argmax(q, axis=1), q.shape[1])
     chosen = jnp.sum(best * log_ratio, axis=1)
@@ -72,7 +80,7 @@ def watch(
         "accuracy": (jnp.argmax(q, axis=1) == jnp.argmax(log_ratio, axis=1)).astype(jnp.float32),
         "margin": beta * (chosen - rejected),
         # The policy's own diffused actions, as the behavior's with weights.
-        "kl": jnp.sum(weights * divergence(policy, behavior, *where), axis=1),
+        "kl": jnp.sum(weights * divergence, axis=1),
         "effective_candidates": 1.0 / jnp.sum(weights**2, axis=1),
         "drift_chosen": chosen,
         "drift_rejected": rejected,

@@ -102,6 +102,7 @@ def test_an_interrupted_distillation_goes_on(where: str, folder: Path, tmp_path:
     assert ("ask teacher" in reporter.started) == (where == "ask teacher")
 
 
+@pytest.mark.slow
 def test_python_and_the_command_line_make_the_same_student(folder: Path, tmp_path: Path) -> None:
     work = Distillation(DistillOptions(folder, budget=TINY, seed=3, out=tmp_path / "out"), Silent())
     made = tiltrl.distill(load_policy(folder), tiltrl.load("demo").obs, DistillConfig().scaled(TINY), seed=3)

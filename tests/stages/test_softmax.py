@@ -56,7 +56,7 @@ def test_losses_by_hand() -> None:
     np.testing.assert_allclose(gradient[1].layers[-1].bias[0, 0], -2 * value.mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_finds_the_fixed_point_and_the_same_one_again(members: int) -> None:
     """One state, actions 0 and 1, reward the action, discount 1/2: Q = a + V / 2, V the softmax of Q(0) and Q(1)."""
     config = SoftmaxConfig(

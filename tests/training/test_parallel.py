@@ -78,12 +78,14 @@ def test_two_devices_are_one(tmp_path: Path, alone: Any) -> None:
     assert_equal_but_for_rounding(np.load(tmp_path / "found.npz"), alone)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(pair: list[Any], alone: Any) -> None:
     for found in pair:
         assert_equal_but_for_rounding(found, alone)
     np.testing.assert_array_equal(pair[0]["networks"], pair[1]["networks"])
 
 
+@pytest.mark.slow
 def test_a_stop_of_one_process_stops_both_and_what_the_first_kept_is_enough(tmp_path: Path, pair: list[Any]) -> None:
     kept = tmp_path / "kept"
     assert a_pair([kept, tmp_path / "lost"], stops=(0, 10)) == [3, 3]

@@ -218,7 +218,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     # the fields of policy.json
     "no format": (field("format", ...), "format None is not known here"),
     "a format to come": (field("format", 5), "format 5 is not known here; this version reads formats 1, 2, 3, 4"),
-    "no network": (field("energy", None), "energy, one_step, actor: exactly one of the three describes the policy's network"),
+    "no network": (
+        field("energy", None),
+        "energy, one_step, actor: exactly one of the three",
+    ),
     "two networks": (field("one_step", {"width": 8}), "energy, one_step, actor: exactly one of the three"),
     "a student that fills the memory": (
         every(field("energy", None), field("one_step", {"width": 8192, "blocks": 64, "expansion": 64})),

@@ -46,7 +46,7 @@ def test_the_rewards_chosen_are_told_and_are_part_of_the_critic(
     run = Run(RunConfig(log + env, rewards=asked, out=tmp_path / "out"), Silent())
     assert run.critic_stage.inputs["rewards"] == chosen
     monkeypatch.setattr(Run, "trust", [])  # of a critic that was never trained
-    found = json.loads(write_run(run, [Row("data", np.ones((1, 2)))], [], "raw").read_text())
+    found = json.loads(write_run(run, [Row("data", np.ones((1, 2)))], [], "raw", []).read_text())
     assert found["config"]["rewards"] == chosen
 
 

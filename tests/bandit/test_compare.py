@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from test_experiment import Silent
 
 from tiltrl.bandit.compare import run_comparison
 from tiltrl.bandit.experiment import BanditOptions
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_and_draws_every_model(tmp_path: Path) -> None:
     options = BanditOptions(dataset=("moons",), compare=True, calls=5, samples=200, budget=0.002, out=tmp_path / "run")
     (rows,) = run_comparison(options, Silent()).values()

@@ -57,9 +57,10 @@ def test_options_that_cannot_be_used(change: dict[str, Any], message: str, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "objective", "k"),
-    [("8gaussians", "value", 64), pytest.param("moons", "preference", 2, marks=pytest.mark.slow)],
+    [("8gaussians", "value", 64), ("moons", "preference", 2)],
 )
 def test_a_run_leaves_pictures_and_numbers_and_is_not_repeated(
     name: str, objective: Any, k: int, tmp_path: Path

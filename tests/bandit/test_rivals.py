@@ -105,7 +105,9 @@ def test_langevin_makes_the_steps_it_is_asked_for() -> None:
         assert found.var() == pytest.approx(steps * 2e-3, rel=0.04)
 
 
-@pytest.mark.parametrize("fit, config", [(rivals.fit_vae, SHORT_VAE), (rivals.fit_ebm, SHORT_EBM)])
+@pytest.mark.parametrize(
+    "fit, config", [pytest.param(rivals.fit_vae, SHORT_VAE, marks=pytest.mark.slow), (rivals.fit_ebm, SHORT_EBM)]
+)
 def test_short_fits_draw_finite_samples_that_follow_from_their_keys(fit: Any, config: Any) -> None:
     def models(seed: int) -> tuple[rivals.Fitted, ...]:
         found = fit(POINTS, config, jax.random.key(seed))

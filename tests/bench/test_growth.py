@@ -28,6 +28,7 @@ def test_the_clock_times_the_steps_after_the_first(monkeypatch: pytest.MonkeyPat
     assert clock.seconds_a_step == pytest.approx(1.1 / 11)
 
 
+@pytest.mark.slow
 def test_it_measures_draws_and_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small = {"SIZES": (50,), "ROWS": 50, "SEEDS": (1, 2), "BETAS": (1, 2), "LABELED": 16}
     for name, value in (small | {"ROUNDS": 1, "SECONDS": 0.01, "WARM_SECONDS": 0.0}).items():

@@ -63,7 +63,7 @@ NOT_RUN: dict[str, str] = {
 }
 """Steps that match are only parsed, and why."""
 
-SLOW = {"README", "data", "deploy", "critics", "preferences", "trust", "choosing", "reproduce", "report"}
+SLOW = {"README", "data", "deploy", "critics", "preferences", "trust", "choosing", "reproduce", "report", "extend"}
 """Pages whose blocks take half a minute or more to run; the fast tests parse them."""
 
 NEEDS_RUN = {"data", "trust", "deploy", "report"}

@@ -17,7 +17,7 @@ from stand_in import FAKE, calls, options, run
 from tiltrl.errors import InputError
 
 
-def wait_for(condition, seconds: float = 20.0) -> None:
+def wait_for(condition, seconds: float = 300.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

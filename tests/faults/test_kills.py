@@ -28,7 +28,9 @@ def zygote() -> Iterator[Zygote]:
         yield zygote
 
 
-@pytest.mark.parametrize(("job", "lives", "least"), [(SHORT_RUN, 2, 8), (COLLECT, 2, 3)])
+@pytest.mark.parametrize(
+    ("job", "lives", "least"), [pytest.param(SHORT_RUN, 2, 8, marks=pytest.mark.slow), (COLLECT, 2, 3)]
+)
 def test_a_killed_command_ends_as_an_undisturbed_one(
     zygote: Zygote, tmp_path: Path, job: Job, lives: int, least: int
 ) -> None:

@@ -111,7 +111,9 @@ def not_asked(obs: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("config", "bytes_a_row"), [(BEHAVIOR, 12), (ADVANTAGE, 48), (IQL, 28)], ids=["behavior", "advantage", "iql"]
+    ("config", "bytes_a_row"),
+    [pytest.param(BEHAVIOR, 12, marks=pytest.mark.slow), (ADVANTAGE, 48), (IQL, 28)],
+    ids=["behavior", "advantage", "iql"],
 )
 def test_a_stream_trains_to_about_the_same_loss(
     on_disk: Transitions,

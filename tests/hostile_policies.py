@@ -218,10 +218,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     # the fields of policy.json
     "no format": (field("format", ...), "format None is not known here"),
     "a format to come": (field("format", 5), "format 5 is not known here; this version reads formats 1, 2, 3, 4"),
-    "no network": (
-        field("energy", None),
-        "energy, one_step, actor: exactly one of the three",
-    ),
+    "no network": (field("energy", None), "energy, one_step, actor: exactly one of the three"),
     "two networks": (field("one_step", {"width": 8}), "energy, one_step, actor: exactly one of the three"),
     "a student that fills the memory": (
         every(field("energy", None), field("one_step", {"width": 8192, "blocks": 64, "expansion": 64})),
@@ -233,6 +230,22 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "a student in a diffusion policy's place": (
         every(field("energy", None), field("one_step", {"width": 8})),
+        "the file does not belong to the configuration beside it",
+    ),
+    "a baseline of no known kind": (
+        every(field("energy", None), field("actor", {"kind": "oracle"})),
+        "field actor: Input tag 'oracle' found using 'kind' does not match any of the expected tags",
+    ),
+    "a baseline that fills the memory": (
+        every(field("energy", None), field("actor", {"kind": "flow", "layers": 256, "width": 8192, "depth": 32})),
+        "bytes; at most",
+    ),
+    "a baseline whose chain never ends": (
+        every(field("energy", None), field("actor", {"kind": "denoising", "steps": 1 << 40})),
+        "steps = 1099511627776; it must lie in 1 to 100",
+    ),
+    "a baseline in a diffusion policy's place": (
+        every(field("energy", None), field("actor", {"kind": "gaussian", "width": 8})),
         "the file does not belong to the configuration beside it",
     ),
     "a format in quotes": (field("format", "2"), "format '2' is not known"),

@@ -64,7 +64,7 @@ class DenoisingShape:
         Raises:
             InputError: a number lies outside its bounds.
         """
-        check_ranges(self, width=(1, 8192), depth=(1, 32), steps=(1, 1000))
+        check_ranges(self, width=(1, 8192), depth=(1, 32), steps=(1, 100))
 
     def make(self, obs_dim: int, act_dim: int, *, key: PRNGKeyArray) -> Denoising:
         """An actor of random weights."""

@@ -55,7 +55,7 @@ NOT_RUN: dict[str, str] = {
     r"^tiltrl baseline\b": "trains by numbers of its own; tests/test_baseline.py runs each small",
     r"^tiltrl bandit\b": "takes minutes even with few steps, since what it measures stays; tests/bandit has it",
     r"^tiltrl experiment\b": "takes minutes; tests/experiments and tests/test_cli_experiment.py run it small",
-    r"^tiltrl report runs/(hopper|experiments)": "takes folders for granted that take minutes; tests/report has several small ones",
+    r"^tiltrl report runs/(hopper|experiments)": "takes folders that take minutes; tests/report has several small ones",
     r"^tiltrl bench\b": "measures by the clock; tests/bench runs it small",
     r"--preset paper": "takes hours",
     r"CUDA_VISIBLE_DEVICES|JAX_PLATFORMS=cuda": "needs a GPU",

@@ -101,8 +101,9 @@ def _preamble(results: Results, entries: Entries) -> str:
     unit = "".join(f"\n- {label}" for label in labels)
     left = len(results.cells) - len(results.done) - len(results.failed)
     unfinished = f" **Not finished: {left} of {len(results.cells)} cells are still to run.**" if left else ""
+    share = "all" if cell.budget == 1 else f"{cell.budget:g}"
     return (
-        f"{cell.preset} preset, {cell.budget:g} of its steps; last checkpoint; {cell.episodes} episodes a seed. One "
+        f"{cell.preset} preset, {share} of its steps; last checkpoint; {cell.episodes} episodes a seed. One "
         "action is sampled for each one taken; `best of N` is rejection sampling: the best by Q of N of them. In "
         f"brackets: 95 % bootstrap intervals over {runs_are(policies)}; those of `data` are over logged "
         f"episodes.{unfinished}\n{unit}"

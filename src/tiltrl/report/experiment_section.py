@@ -71,7 +71,7 @@ def experiment_section(record: ExperimentRecord) -> Section:
     facts = {
         "experiment": f"{asked.name}: {EXPERIMENTS[asked.name].title}",
         "cells": f"{len(results.done)} done, {len(results.failed)} failed, {left} to run",
-        "preset": f"{first.preset}, {first.budget:g} of its steps",
+        "preset": first.preset if first.budget == 1 else f"{first.preset}, {first.budget:g} of its steps",
         "episodes": f"{first.episodes} a policy and seed",
     }
     built = [

@@ -79,7 +79,7 @@ def test_a_rival_that_is_done_is_not_trained_again(shared):
     config = RunConfig("demo[:0.05]", budget=0.001, episodes=2, out=shared)
     heard = Silent()
     first = Baseline("bc", config, heard)
-    assert first.stage.done or first.outcome is not None
+    assert first.outcome is not None and first.stage.done
     again = Silent()
     first.run.folder.close()
     assert Baseline("bc", config, again).outcome is not None

@@ -33,9 +33,6 @@ from tiltrl.trained import trained
 from tiltrl.training.loop import Session
 from tiltrl.types import read
 
-DISCOUNT = 0.99
-"""Of the methods that make their own critic, and of all papers here."""
-
 
 class Baseline:
     """One rival in a run's folder. Each stage is a property: asking for it does, or finds done, all it builds on."""
@@ -144,14 +141,14 @@ class Baseline:
             data, rows, _ = run.split
         else:
             data, rows = run.data, np.arange(len(run.data))
+        values = run.preset.critic if self.config.own_critic is None else self.config
         chosen = rows[choose_states(len(rows), 1.0, run.preset.annotate, run.config.seed)]
         return Given(
-            data=one_step_data(data, rows, run.scaling, DISCOUNT),
+            data=one_step_data(data, rows, run.scaling, values.discount),
             states=run.scaling.normalize_obs(read(run.data.obs, chosen)),
             actions=self._behavior_actions,
             behavior=behavior,
             critic=critic,
-            sampler=run.preset.sampler,
         )
 
     def _behavior_actions(self, obs: np.ndarray, k: int) -> np.ndarray:
@@ -183,10 +180,8 @@ def _check_options(name: str, method: Method, config: RunConfig) -> None:
     Raises:
         InputError: such an option was given.
     """
-    of_eda = "beta", "kl", "objective", "preferences", "k", "best_of", "align_steps"
+    of_eda = "beta", "kl", "objective", "preferences", "k", "best_of", "align_steps", "label_fraction"
     defaults = RunConfig(config.dataset)
     for option in (*of_eda, *(() if method.critic is not None else ("critic",))):
         if (value := getattr(config, option)) != getattr(defaults, option):
             raise InputError(f"{option} = {value}: {name} has no use for it; leave it out")
-    if config.label_fraction != 1.0:
-        raise InputError(f"label_fraction = {config.label_fraction}: {name} has no use for it; leave it out")

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from tiltrl.acting import Network
 from tiltrl.config_io import check_ranges, from_json, parse_json
@@ -231,7 +232,12 @@ def _network(config: PolicyConfig, sizes: tuple[int, int]) -> Network:
     if config.one_step is not None:
         return _shapes(OneStep, *sizes, config.one_step)
     assert config.actor is not None, "one of the three describes it"
-    return _shapes(config.actor.make, *sizes)
+    return _shapes(_actor, *sizes, config.actor)
+
+
+def _actor(obs_dim: int, act_dim: int, shape: ActorShape, *, key: PRNGKeyArray) -> Network:
+    """A baseline's network; its shape is an argument as the others', because bound methods are never the same twice."""
+    return shape.make(obs_dim, act_dim, key=key)
 
 
 @lru_cache(maxsize=64)

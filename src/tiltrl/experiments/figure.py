@@ -24,15 +24,16 @@ _ACROSS = 3
 
 
 def draw(results: Results, path: str | os.PathLike[str]) -> None:
-    """Draw means with their 95 % intervals.
-
-    Args:
-        results: of an experiment with at least one cell done.
-        path: the PNG; written aside, then renamed.
+    """Write `picture` to a file, aside and then renamed.
 
     Raises:
         InputError: the file cannot be written.
     """
+    write_atomically(path, picture(results))
+
+
+def picture(results: Results) -> bytes:
+    """Means with their 95 % intervals, as a PNG, of an experiment with at least one cell done."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because it is slow and little needs it
     from matplotlib.figure import Figure
 
@@ -66,9 +67,9 @@ def draw(results: Results, path: str | os.PathLike[str]) -> None:
     if results.name == "bandit":
         note = "distance: smaller is better"
     figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=_INK)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomically(path, picture.getvalue())
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
 
 
 def _names(entries: Entries, data: str, table: str) -> list[tuple[str, Place]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tiltrl.errors import InputError
 from tiltrl.experiments.cell import Cell, log_of
-from tiltrl.experiments.figure import draw
+from tiltrl.experiments.figure import picture
 from tiltrl.experiments.folder import Asked, asked_of
 from tiltrl.experiments.grids import EXPERIMENTS
 from tiltrl.experiments.record import Record, kept
@@ -137,10 +136,8 @@ def _cells_of(line: str) -> tuple[str, ...]:
 
 def _figure(record: ExperimentRecord) -> Picture:
     title = EXPERIMENTS[record.asked.name].title
-    with tempfile.TemporaryDirectory() as folder, any_letters():
-        path = Path(folder, "figure.png")
-        draw(record.results, path)
-        return Picture("figure", f"{title}; the table below has its numbers.", path.read_bytes())
+    with any_letters():
+        return Picture("figure", f"{title}; the table below has its numbers.", picture(record.results))
 
 
 # --- Cells ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 from tiltrl.config_io import from_json
 from tiltrl.errors import InputError
 from tiltrl.evaluation.report import Row
+from tiltrl.experiments.record import PolicyScores
 from tiltrl.files import read_json
 from tiltrl.report.stages import StageRecord, read_stages
 from tiltrl.results import PolicyEpisodes
@@ -101,15 +102,8 @@ def read_results(path: Path) -> Results:
     )
 
 
-@dataclass(frozen=True)
-class _Scores:
-    policy: str
-    logged: bool
-    scores: tuple[tuple[float, ...], ...]
-
-
 def _row(value: Any, where: str) -> Row:
-    found = from_json(_Scores, value, where)
+    found = from_json(PolicyScores, value, where)
     if len({len(seed) for seed in found.scores}) != 1 or not found.scores[0]:
         raise InputError(f"{where}: scores must be as many numbers for each seed, and one at least")
     if not all(math.isfinite(score) for seed in found.scores for score in seed):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.baselines.cnf import MOST_WEIGHT, CNFConfig, flow_loss, policy_loss, train_cnf
 from tiltrl.stages.baselines.common import Given, Outcome, Perceptron
 from tiltrl.stages.baselines.flow import FlowShape
@@ -40,7 +39,7 @@ def given() -> Given:
     action = np.stack([side, -side], axis=1) + 0.05 * rng.normal(size=(512, 2))
     ones = jnp.ones((512, 1))
     data = Batch(ones, jnp.asarray(action, jnp.float32), jnp.asarray(side > 0, jnp.float32), ones, jnp.zeros(512))
-    return Given(data, np.ones((1, 1), np.float32), lambda obs, k: obs[None], None, None, SamplerConfig())
+    return Given(data, np.ones((1, 1), np.float32), lambda obs, k: obs[None], None, None)
 
 
 def like_action(slope: float) -> MLP:

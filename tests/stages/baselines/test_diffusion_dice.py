@@ -12,7 +12,6 @@ import pytest
 from scipy.optimize import brentq
 
 from tiltrl.diffusion.energy import Energy, EnergyConfig
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.baselines.common import Given, Outcome
 from tiltrl.stages.baselines.diffusion_dice import (
     DICEConfig,
@@ -118,7 +117,6 @@ def two_actions(members: int) -> Given:
         actions=lambda obs, k: np.zeros((members, len(obs), k, 1), np.float32),
         behavior=jax.jit(jax.vmap(lambda key: Energy(1, 1, energy, key=key)))(keys),
         critic=None,
-        sampler=SamplerConfig(),
     )
 
 

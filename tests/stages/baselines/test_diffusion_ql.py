@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tiltrl.errors import InputError
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.baselines.common import Given
 from tiltrl.stages.baselines.diffusion_ql import DenoisingShape, DiffusionQLConfig, train_diffusion_ql
 from tiltrl.stages.critics.iql import Batch
@@ -28,7 +27,7 @@ def two_actions() -> Given:
     """One state, actions -0.5 and 0.5 with rewards 0 and 1, discount 1/2."""
     ones = jnp.ones((2, 1))
     data = Batch(ones, jnp.array([[-0.5], [0.5]]), jnp.array([0.0, 1.0]), ones, jnp.full(2, 0.5))
-    return Given(data, np.ones((2, 1)), nothing, None, None, SamplerConfig())
+    return Given(data, np.ones((2, 1)), nothing, None, None)
 
 
 def test_an_action_is_the_end_of_the_chain_that_its_noise_describes() -> None:

@@ -10,7 +10,6 @@ import pytest
 from scipy.stats import norm
 
 from tiltrl.errors import InputError
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.baselines.common import Given
 from tiltrl.stages.baselines.gaussian import (
     BCConfig,
@@ -42,7 +41,7 @@ def logged(obs: np.ndarray, action: np.ndarray) -> Given:
     """What cloning learns from: there is no reward, no behavior model and no critic."""
     zeros = jnp.zeros(len(obs))
     data = Batch(jnp.asarray(obs), jnp.asarray(action), zeros, jnp.asarray(obs), zeros)
-    return Given(data, obs, nothing, None, None, SamplerConfig())
+    return Given(data, obs, nothing, None, None)
 
 
 def test_a_density_is_the_normal_one_of_each_dimension() -> None:

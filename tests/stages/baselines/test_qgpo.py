@@ -13,7 +13,7 @@ import pytest
 from tiltrl.diffusion.energy import Energy, EnergyConfig
 from tiltrl.diffusion.schedule import alpha_sigma
 from tiltrl.errors import InputError
-from tiltrl.stages.annotate import AnnotateConfig, SamplerConfig
+from tiltrl.stages.annotate import AnnotateConfig
 from tiltrl.stages.baselines.common import Given
 from tiltrl.stages.baselines.guidance import Guidance, GuidanceConfig
 from tiltrl.stages.baselines.qgpo import QGPOConfig, contrastive_loss, judged_actions, train_qgpo
@@ -53,7 +53,6 @@ def given(members: int) -> Given:
         actions=lambda obs, k: np.repeat(actions[:, :, :k], members, axis=0),
         behavior=jax.jit(jax.vmap(lambda key: Energy(2, 1, energy, key=key)))(keys),
         critic=Linear(some.q, some.v, dueling=False),
-        sampler=SamplerConfig(),
     )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tiltrl.diffusion.schedule import alpha_sigma
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.baselines.common import Given
 from tiltrl.stages.baselines.srpo import TIMES, SRPOConfig, score_regularizer, train_srpo, value_gradient
 from tiltrl.stages.critics.iql import Batch
@@ -55,7 +54,6 @@ def given(members: int) -> Given:
         actions=lambda obs, k: np.zeros((members, len(obs), k, 2), np.float32),
         behavior=Gaussian(jnp.array([[0.1], [-0.2]])[:members]),
         critic=critics(members),
-        sampler=SamplerConfig(),
     )
 
 

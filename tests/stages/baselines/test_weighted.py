@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.baselines.common import Given
 from tiltrl.stages.baselines.gaussian import Gaussian, GaussianShape
 from tiltrl.stages.baselines.weighted import WeightedConfig, advantage_weights, train_weighted, weighted_loss
@@ -87,13 +86,13 @@ def test_a_gaussian_behavior_is_moved_by_beta_times_its_variance_times_the_slope
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *critics)
     config = WeightedConfig(steps=800, batch=256, learning_rate=1e-2, width=8, inverse_temperature=2.5)
     keys = jax.random.split(jax.random.key(0), 2)
-    given = Given(one_state(action), np.zeros((1, 1)), nothing, None, stacked, SamplerConfig())
+    given = Given(one_state(action), np.zeros((1, 1)), nothing, None, stacked)
     both, own = train_weighted(given, config, keys)
     assert own is None
     means = jax.vmap(lambda actor: actor(jnp.zeros(1), jnp.zeros(1)))(both)
     np.testing.assert_allclose(means[:, 0], [-0.1 + 2.5 * 0.04, -0.1 - 2.5 * 2.0 * 0.04], atol=0.03)
     np.testing.assert_allclose(jax.vmap(Gaussian.deviation)(both), np.full((2, 1), 0.2), atol=0.02)
-    alone = Given(given.data, given.states, nothing, None, jax.tree.map(lambda leaf: leaf[1:], stacked), given.sampler)
+    alone = Given(given.data, given.states, nothing, None, jax.tree.map(lambda leaf: leaf[1:], stacked))
     second, _ = train_weighted(alone, config, keys[1:])
     for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a[1], b[0], atol=1e-3)

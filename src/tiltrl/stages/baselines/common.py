@@ -8,15 +8,18 @@ from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.diffusion.energy import Energy, linear
-from tiltrl.stages.annotate import SamplerConfig
 from tiltrl.stages.critics.iql import Batch
 from tiltrl.stages.critics.networks import Critic, CriticShape
 from tiltrl.stages.critics.softmax import BehaviorActions
-from tiltrl.training.stream import Stream
+from tiltrl.training.loop import Draw, Session, Update, fit
+from tiltrl.training.optimizer import Learner, init_learner
+from tiltrl.training.stream import Stream, example
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,6 @@ class Given:
     actions: BehaviorActions  # asks it: takes minutes, and is kept for a run that is interrupted
     behavior: Energy | None  # None: the method has no use for one
     critic: Critic | None  # None: the method has none, or makes its own
-    sampler: SamplerConfig  # of the behavior
 
 
 class Actor(Protocol):
@@ -109,3 +111,41 @@ class Perceptron(eqx.Module):
         for layer in self.layers[:-1]:
             x = jax.nn.relu(linear(layer, x))
         return linear(self.layers[-1], x)
+
+
+def fit_actor(
+    step: tuple[optax.GradientTransformation, Update[Learner], Draw],
+    member_data: Any,
+    given: Given,
+    config: Config,
+    keys: PRNGKeyArray,
+    session: Session | None,
+) -> Outcome:
+    """Train one actor a key where there is nothing else to train.
+
+    Args:
+        step: optimizer, update and its batch.
+        member_data: what each member is trained by; it stays frozen.
+        given: the data.
+        config: number of steps, and the actor's shape.
+        keys: one key a member.
+        session: where to resume from and report to.
+    """
+    like = example(given.data)
+    optimizer, update, draw = step
+
+    def init(key: PRNGKeyArray) -> Learner:
+        return init_learner(config.actor.make(like.obs.shape[1], like.action.shape[1], key=key), optimizer)
+
+    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    learner = fit(
+        update,
+        jax.jit(jax.vmap(init))(init_keys),
+        member_data=member_data,
+        shared_data=given.data,
+        keys=train_keys,
+        steps=config.steps,
+        draw=draw,
+        session=session,
+    )
+    return Outcome(learner.params, None)

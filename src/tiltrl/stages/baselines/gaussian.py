@@ -20,11 +20,10 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.config_io import check_ranges
-from tiltrl.stages.baselines.common import Given, Outcome, Perceptron
+from tiltrl.stages.baselines.common import Given, Outcome, Perceptron, fit_actor
 from tiltrl.stages.critics.iql import Batch
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
-from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
-from tiltrl.training.stream import example
+from tiltrl.training.loop import Draw, Metrics, Session, Update, random_rows
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step
 
 LOG_DEVIATION = (-5.0, 2.0)
 """The least and the greatest logarithm of a Gaussian's deviation (IQL's release)."""
@@ -195,21 +194,4 @@ def _step(config: BCConfig) -> tuple[optax.GradientTransformation, Update[Learne
 
 def train_bc(given: Given, config: BCConfig, keys: PRNGKeyArray, session: Session | None = None) -> Outcome:
     """Fit one policy a key to the logged actions; its leaves gain a leading `members` axis."""
-    like = example(given.data)
-    optimizer, update, draw = _step(config)
-
-    def init(key: PRNGKeyArray) -> Learner:
-        return init_learner(config.actor.make(like.obs.shape[1], like.action.shape[1], key=key), optimizer)
-
-    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    learner = fit(
-        update,
-        jax.jit(jax.vmap(init))(init_keys),
-        member_data=None,
-        shared_data=given.data,
-        keys=train_keys,
-        steps=config.steps,
-        draw=draw,
-        session=session,
-    )
-    return Outcome(learner.params, None)
+    return fit_actor(_step(config), None, given, config, keys, session)

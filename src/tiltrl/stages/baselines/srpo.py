@@ -19,13 +19,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tiltrl.diffusion.energy import Energy, noise_prediction
 from tiltrl.diffusion.schedule import alpha_sigma, diffuse
-from tiltrl.stages.baselines.common import Given, Outcome
+from tiltrl.stages.baselines.common import Given, Outcome, fit_actor
 from tiltrl.stages.baselines.gaussian import Deterministic, DeterministicShape
 from tiltrl.stages.critics.iql import Batch
 from tiltrl.stages.critics.networks import Critic
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
-from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
-from tiltrl.training.stream import example
+from tiltrl.training.loop import Draw, Metrics, Session, Update, random_rows
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step
 
 TIMES = (0.02, 0.98)
 """Diffusion times are drawn uniformly from these bounds: next to neither end has the behavior much to say."""
@@ -130,22 +129,4 @@ def train_srpo(given: Given, config: SRPOConfig, keys: PRNGKeyArray, session: Se
         session: where to resume from and report to.
     """
     assert given.behavior is not None and given.critic is not None, "it is trained by nothing else"
-    like = example(given.data)
-    obs_dim, act_dim = like.obs.shape[1], like.action.shape[1]
-    optimizer, update, draw = _step(config)
-
-    def init(key: PRNGKeyArray) -> Learner:
-        return init_learner(config.actor.make(obs_dim, act_dim, key=key), optimizer)
-
-    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    learner = fit(
-        update,
-        jax.jit(jax.vmap(init))(init_keys),
-        member_data=Frozen(given.behavior, given.critic),
-        shared_data=given.data,
-        keys=train_keys,
-        steps=config.steps,
-        draw=draw,
-        session=session,
-    )
-    return Outcome(learner.params, None)
+    return fit_actor(_step(config), Frozen(given.behavior, given.critic), given, config, keys, session)

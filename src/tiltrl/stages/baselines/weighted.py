@@ -20,41 +20,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tiltrl.stages.baselines.common import Given, Outcome
-from tiltrl.stages.baselines.gaussian import Gaussian, GaussianShape, likelihood_loss
+from tiltrl.stages.baselines.common import Given, Outcome, fit_actor
+from tiltrl.stages.baselines.gaussian import BCConfig, Gaussian, likelihood_loss
 from tiltrl.stages.critics.iql import Batch
 from tiltrl.stages.critics.networks import Critic
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, random_rows
-from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
-from tiltrl.training.stream import example
+from tiltrl.training.loop import Draw, Metrics, Session, Update, random_rows
+from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step
 
 MOST_WEIGHT = 100.0
 """Of an action, so that no few of them decide all (IQL's release)."""
 
 
 @dataclass(frozen=True)
-class WeightedConfig:
-    """How the policy is trained. The defaults are IQL's for locomotion (its Appendix B, and its release)."""
+class WeightedConfig(BCConfig):
+    """How the policy is trained: as cloning is, but for the weights (IQL's Appendix B for locomotion, its release)."""
 
-    steps: int = 1_000_000
-    batch: int = 256
-    learning_rate: float = 3e-4
-    cosine: bool = True
-    width: int = 256
-    depth: int = 2
     inverse_temperature: float = 3.0  # IQL's beta; 10 for antmaze, 0.5 for kitchen
-    spread: float = 0.0  # at acting; the mean, as the release evaluates
-    candidates: int = 1
-
-    @property
-    def actor(self) -> GaussianShape:
-        """Shape of the actor."""
-        return GaussianShape(self.width, self.depth, self.spread)
-
-    @property
-    def own_critic(self) -> None:
-        """It makes none."""
-        return None
 
 
 FAST_WEIGHTED = WeightedConfig(steps=20_000, learning_rate=1e-3)
@@ -101,21 +82,4 @@ def _step(config: WeightedConfig) -> tuple[optax.GradientTransformation, Update[
 def train_weighted(given: Given, config: WeightedConfig, keys: PRNGKeyArray, session: Session | None = None) -> Outcome:
     """Fit one policy a key by its member's critic; its leaves gain a leading `members` axis."""
     assert given.critic is not None, "the weights are the critic's"
-    like = example(given.data)
-    optimizer, update, draw = _step(config)
-
-    def init(key: PRNGKeyArray) -> Learner:
-        return init_learner(config.actor.make(like.obs.shape[1], like.action.shape[1], key=key), optimizer)
-
-    init_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    learner = fit(
-        update,
-        jax.jit(jax.vmap(init))(init_keys),
-        member_data=given.critic,
-        shared_data=given.data,
-        keys=train_keys,
-        steps=config.steps,
-        draw=draw,
-        session=session,
-    )
-    return Outcome(learner.params, None)
+    return fit_actor(_step(config), given.critic, given, config, keys, session)

@@ -80,6 +80,30 @@ def test_eda_is_compared_with_each_rival():
     assert line.endswith("| 1.00 |")
 
 
+def of_seeds(data: str, method: str, scores: dict[int, list[float]], policy: str) -> list[Record]:
+    return [record(Cell(data, method, seed, episodes=2), {policy: [found]}) for seed, found in scores.items()]
+
+
+def test_methods_are_compared_on_the_seeds_that_all_have():
+    ours = of_seeds("demo", "eda", {0: [0.0, 10.0], 1: [1.0, 11.0]}, "aligned, beta 1")
+    theirs = of_seeds("demo", "iql", {1: [5.0, 7.0]}, "iql")
+    text = markdown(results("scores", *ours, *theirs), "out")
+    lines = dict(
+        line.strip("| ").split(" | ", 1) for line in text.split("## Over data sets")[1].splitlines() if "| " in line
+    )
+    assert lines["EDA"].startswith("6.0 (")  # the mean of seed 1, over its episodes as the rival's
+    assert lines["iql"].startswith("6.0 (")
+
+
+def test_failures_that_leave_no_common_seed_leave_the_tables():
+    ours = of_seeds("a-v0", "eda", {1: [1.0, 2.0]}, "aligned, beta 1") + of_seeds(
+        "b-v0", "eda", {0: [3.0, 4.0]}, "aligned, beta 1"
+    )
+    text = markdown(results("scores", *ours), "out")
+    assert "1.5 (" in text and "3.5 (" in text
+    assert "no seed is there of all methods and data sets" in text
+
+
 def test_returns_of_different_units_are_not_averaged():
     raw = {"scores_are": "raw return, Own-v0"}
     one = record(CELL, {"aligned, beta 0.5": [[3.0, 4.0]]}, **raw)

@@ -86,8 +86,8 @@ def run_experiment(
 
 def _write(results: Results, out: Path, cells: Sequence[Cell]) -> Finished:
     table, numbers, picture = (out / f"{results.name}.{kind}" for kind in ("md", "csv", "png"))
+    write_atomically(numbers, raw_scores(results).encode())  # first, as nothing can be wrong with it
     text = markdown(results, str(out))
-    write_atomically(numbers, raw_scores(results).encode())
     write_atomically(table, text.encode())
     drawn = bool(results.done)
     if drawn:

@@ -6,7 +6,7 @@ where there is one; then an interval is about that one trained policy, and says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -28,6 +28,11 @@ class Scores:
 
     seeds: tuple[int, ...]
     values: Float[np.ndarray, "seeds episodes"]
+
+    def of(self, seeds: Collection[int]) -> Scores:
+        """The same of those seeds only, at least one of which is there."""
+        kept = [i for i, seed in enumerate(self.seeds) if seed in seeds]
+        return Scores(tuple(self.seeds[i] for i in kept), self.values[kept])
 
     @property
     def runs(self) -> Float[np.ndarray, " runs"]:

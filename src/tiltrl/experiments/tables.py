@@ -156,7 +156,12 @@ def _over_data(results: Results, entries: Entries) -> list[str]:
     if raw and len(complete) > 1:
         return []  # a mean over rewards of different units says nothing
     places = [at for at in dict.fromkeys(at for _, at in entries) if all((data, at) in entries for data in complete)]
-    runs = {at: matrix([entries[data, at] for data in complete]) for at in places if at.column != "data"}
+    places = [at for at in places if at.column != "data"]
+    # Of the same seeds, whatever has failed: means of seeds are not to be compared with episodes.
+    seeds = set.intersection(*(set(entries[data, at].seeds) for at in places for data in complete))
+    if not seeds:
+        return ["## Over data sets", "Nothing is told: no seed is there of all methods and data sets."]
+    runs = {at: matrix([entries[data, at].of(seeds) for data in complete]) for at in places}
     ours = runs.get(Place(OURS)) if results.name == "scores" else None
     heads = ["policy", "mean", "interquartile mean"] + (["probability that EDA is better"] if ours is not None else [])
     lines = []

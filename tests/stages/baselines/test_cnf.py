@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tiltrl.stages.baselines.cnf import MOST_WEIGHT, CNFConfig, flow_loss, policy_loss, train_cnf
+from tiltrl.stages.baselines import cnf
+from tiltrl.stages.baselines.cnf import FAST_CNF, MOST_WEIGHT, CNFConfig, flow_loss, policy_loss, train_cnf
 from tiltrl.stages.baselines.common import Given, Outcome, Perceptron
 from tiltrl.stages.baselines.flow import FlowShape
 from tiltrl.stages.critics.iql import Batch
@@ -106,3 +107,9 @@ def test_a_member_among_others_is_the_one_that_is_alone() -> None:
     both, alone = train_cnf(given(), short, keys), train_cnf(given(), short, keys[:1])
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(both), strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_budget_of_few_steps_leaves_both_phases_a_schedule(steps: int) -> None:
+    optimizers, _, _ = cnf._step(replace(FAST_CNF, steps=steps))
+    assert all(jax.tree.leaves(jax.eval_shape(one.init, jnp.zeros(2))) for one in optimizers)

@@ -134,8 +134,9 @@ class _Optimizers(NamedTuple):
 def _step(config: CNFConfig) -> tuple[_Optimizers, Update[CNFState], Draw]:
     """Optimizers, step and its batch: the same functions for an equal configuration, so that it compiles once."""
     rates = config.flow_learning_rate, config.learning_rate
-    flow_optimizer = cosine_adam(rates[0], config.flow_steps, cosine=config.cosine, clip=config.flow_clip)
-    optimizer = cosine_adam(rates[1], config.steps - config.flow_steps, cosine=config.cosine)
+    # At least one step each, as a schedule needs, where a small budget leaves none.
+    flow_optimizer = cosine_adam(rates[0], max(1, config.flow_steps), cosine=config.cosine, clip=config.flow_clip)
+    optimizer = cosine_adam(rates[1], max(1, config.steps - config.flow_steps), cosine=config.cosine)
 
     def draw(_: None, data: Batch, key: PRNGKeyArray) -> Batch:
         return random_rows(data, config.batch, key)

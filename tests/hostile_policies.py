@@ -306,6 +306,14 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a solver that is code": (field("sampler.solver", "os.system"), "field sampler.solver"),
     "no candidate": (field("candidates", 0), "candidates = 0; it must lie in 1 to 4096"),
     "a billion candidates": (field("candidates", 10**9), "candidates = 1000000000"),
+    "gigabytes of noise a decision": (
+        every(
+            field("energy", None),
+            field("actor", {"kind": "denoising", "width": 8, "depth": 1, "steps": 100}),
+            field("candidates", 4096),
+        ),
+        "numbers a decision; at most 1048576 are drawn",
+    ),
     "endless pessimism": (field("pessimism", 1e300), "pessimism = 1e+300"),
     "a choice without critic": (every(field("critic", None), field("candidates", 3)), "there is no critic to choose"),
     # the environment

@@ -74,6 +74,7 @@ class Baseline:
             behavior=self.run.behavior_stage.key if self.method.behavior else None,
             sampler=self.run.preset.sampler if self.method.behavior else None,
             critic=self.run.critic_stage.key if self.method.critic else None,
+            **({"annotate": self.run.preset.annotate} if self.method.logged_states else {}),
         )
 
     @cached_property

@@ -29,6 +29,7 @@ class Method:
     critic: CriticName | None = None  # trained before it; None: the method has none, or makes its own
     rewards: bool = True  # whether it looks at them
     behavior: bool = True  # whether it uses the behavior model
+    logged_states: bool = False  # whether it learns from actions sampled at them, chosen as for EDA's annotation
 
 
 def _guided(fast: Any, paper: Any) -> dict[PresetName, Any]:
@@ -45,7 +46,7 @@ METHODS: dict[MethodName, Method] = {
     "bc-diffusion": Method({"fast": SampledConfig(), "paper": SampledConfig()}, None, rewards=False),
     "iql": Method({"fast": FAST_WEIGHTED, "paper": WeightedConfig()}, train_weighted, critic="iql", behavior=False),
     "idql": Method({"fast": IDQL_CONFIG, "paper": IDQL_CONFIG}, None, critic="iql"),
-    "qgpo": Method(_guided(FAST_QGPO, QGPOConfig()), train_qgpo, critic="softmax"),
+    "qgpo": Method(_guided(FAST_QGPO, QGPOConfig()), train_qgpo, critic="softmax", logged_states=True),
     "diffusion-ql": Method(
         {"fast": FAST_DIFFUSION_QL, "paper": DiffusionQLConfig()}, train_diffusion_ql, behavior=False
     ),

@@ -48,6 +48,7 @@ _MOST_HEADER = 1 << 20  # bytes of a file beside its arrays: their names and sha
 FILES = {_DESCRIPTION: _MOST_TEXT, _NETWORK: _MOST_ARRAYS + _MOST_HEADER, _CRITIC: _MOST_ARRAYS + _MOST_HEADER}
 """A policy's files, the last only where it has a critic, and how many bytes each may have."""
 _MOST_OBS, _MOST_ACT = 65_536, 4096
+_MOST_NOISE = 1 << 20  # numbers drawn for one decision
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 Tree = TypeVar("Tree")
@@ -218,6 +219,11 @@ def _read(folder: Path, text: bytes) -> tuple[PolicyConfig, Network, Critic | No
     config, checksums = _described(text, path)
     sizes = config.task.obs_dim, config.task.act_dim
     network = _network(config, sizes)
+    if (numbers := config.candidates * network.noise_dim) > _MOST_NOISE:
+        raise InputError(
+            f"{path}: field candidates: {config.candidates} actions of {network.noise_dim} numbers of noise each are "
+            f"{numbers} numbers a decision; at most {_MOST_NOISE} are drawn"
+        )
     critic = None if config.critic is None else _shapes(init_critic, *sizes, config.critic)
     if (size := bytes_of((network, critic))) > _MOST_ARRAYS:
         raise InputError(f"{path}: describes networks of {size} bytes; at most {_MOST_ARRAYS} are loaded")

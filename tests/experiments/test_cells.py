@@ -19,6 +19,11 @@ def test_the_command_of_eda_has_every_setting_of_its_cell():
     assert job.log == OUT / "cells" / f"{cell.key}.log"
 
 
+def test_numbers_of_a_command_are_not_rounded():
+    job = job_of(Cell("demo", budget=1 / 3, beta=(0.123456789,), label_fraction=1e-7), OUT)
+    assert {"0.3333333333333333", "0.123456789", "1e-07"} <= set(job.words)
+
+
 def test_the_command_of_a_rival_names_it_and_leaves_a_file_of_its_own():
     job = job_of(Cell("demo", "qgpo"), OUT)
     assert job.words[:3] == ("baseline", "qgpo", "demo")

@@ -12,7 +12,8 @@ from tiltrl.experiments.board import duration, seconds_left
 from tiltrl.experiments.cell import Cell, Job, job_of
 from tiltrl.experiments.child import patient_lock
 from tiltrl.experiments.local import Local
-from tiltrl.experiments.schedule import startable
+from tiltrl.experiments.record import Record
+from tiltrl.experiments.schedule import run_jobs, startable
 from tiltrl.locks import FolderLock
 
 OUT = Path("out")
@@ -71,6 +72,47 @@ def ended(tmp_path: Path, code: str) -> str:
 )
 def test_each_way_to_fail_is_told_in_one_line(tmp_path, code, error):
     assert error in ended(tmp_path, code)
+
+
+def test_a_command_that_cannot_be_started_has_failed_like_others(tmp_path):
+    here = Local(program=lambda _: [str(tmp_path / "no-such-program")])
+    here.start(job_of(A, tmp_path))
+    (found,) = here.ended()
+    assert found.state == "failed" and "cannot be started: " in str(found.error)
+    assert here.ended() == []
+
+
+def test_an_interrupt_while_a_command_starts_is_no_other_error(tmp_path):
+    job = job_of(A, tmp_path)
+    ended = []
+
+    class Interrupted:
+        def start(self, job: Job) -> None:
+            raise KeyboardInterrupt
+
+        def ended(self) -> list[Record]:
+            return []
+
+        def stop(self) -> list[Record]:
+            return [Record(job.cell, "done", (), 1.0)]
+
+    class Board:
+        def started(self, job: Job) -> None: ...
+
+        def ended(self, record: Record) -> None:
+            ended.append(record)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([job], Interrupted(), 1, Board(), lambda record: None)
+    assert len(ended) == 1
+
+
+def test_commands_are_started_where_they_are_told(tmp_path):
+    here = Local(program=lambda _: [sys.executable, "-c", "import os; print(os.getcwd()); exit(1)"], place=tmp_path)
+    here.start(job := job_of(A, tmp_path))
+    while not here.ended():
+        time.sleep(0.02)
+    assert job.log.read_text().strip() == str(tmp_path.resolve())
 
 
 def test_threads_are_shared_out(tmp_path, monkeypatch):

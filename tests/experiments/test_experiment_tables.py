@@ -7,7 +7,7 @@ import pytest
 from tiltrl.experiments.cell import BANDIT, Cell
 from tiltrl.experiments.figure import draw
 from tiltrl.experiments.places import Place, gather, place
-from tiltrl.experiments.record import PolicyScores, Record
+from tiltrl.experiments.record import PolicyScores, Record, of_same_data
 from tiltrl.experiments.tables import Results, markdown, number
 
 CELL = Cell("demo", beta=(0.5, 2.0), episodes=2)
@@ -29,6 +29,11 @@ def results(name, *records: Record, cells=()) -> Results:
         ("scores", CELL, "aligned, beta 0.5, best of 4", Place("EDA, best of 4")),
         ("scores", CELL, "behavior, best of 4", Place("behavior, best of 4")),
         ("scores", Cell("demo", "qgpo"), "qgpo", Place("qgpo")),
+        ("scores", Cell("demo", "idql"), "idql", Place("idql, best of 64")),
+        ("scores", Cell("demo", critic="iql"), "aligned, beta 1", Place("EDA, on iql")),
+        ("scores", Cell("demo", critic="iql"), "aligned, beta 1, best of 4", Place("EDA, best of 4, on iql")),
+        ("scores", Cell("demo", critic="iql"), "behavior, best of 4", Place("behavior, best of 4, on iql")),
+        ("scores", Cell("demo", critic="iql"), "behavior", Place("behavior", reference=True)),
         ("scores", CELL, "behavior", Place("behavior", reference=True)),
         ("beta", CELL, "aligned, beta 2", Place("2", "EDA")),
         ("beta", CELL, "aligned, beta 2, best of 16", Place("2", "EDA, best of 16")),
@@ -65,7 +70,7 @@ def test_a_sweep_is_a_row_a_policy_with_its_values_in_order():
 def test_one_seed_says_that_its_interval_is_over_episodes_and_several_over_seeds():
     one = record(CELL, {"aligned, beta 0.5": [[1.0, 3.0]]})
     two = record(replace(CELL, seed=1), {"aligned, beta 0.5": [[1.0, 4.0]]})
-    assert "intervals over episodes of one seed: they say nothing of training again" in markdown(
+    assert "intervals over episodes of one seed: another training may differ by more" in markdown(
         results("scores", one), "out"
     )
     assert "intervals over 2 seeds" in markdown(results("scores", one, two), "out")
@@ -77,7 +82,25 @@ def test_eda_is_compared_with_each_rival():
     text = markdown(results("scores", ours, theirs), "out")
     assert "| policy | mean | interquartile mean | probability that EDA is better |" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| iql |")]
-    assert line.endswith("| 1.00 |")
+    assert line.endswith("| 1.00 (1.00 to 1.00) |")
+
+
+def test_cells_of_several_versions_are_told():
+    ours = record(CELL, {"aligned, beta 0.5": [[3.0, 4.0]]}, versions={"tiltrl": "1.0"})
+    theirs = record(Cell("demo", "iql", episodes=2), {"iql": [[1.0, 2.0]]}, versions={"tiltrl": "1.1"})
+    assert "cells are of TiltRL 1.0, 1.1" in markdown(results("scores", ours, theirs), "out")
+    assert "cells are of" not in markdown(results("scores", ours), "out")
+
+
+def test_a_cell_on_changed_data_has_failed():
+    cell = Cell("own.npz", "iql", seed=1)
+    one, other = ({"data": {"fingerprint": mark}} for mark in ("aa", "bb"))
+    first = record(replace(cell, seed=0), {"iql": [[1.0]]}, **one)
+    assert of_same_data(record(cell, {"iql": [[1.0]]}, **one), [first]).state == "done"
+    assert of_same_data(record(replace(cell, data="x.npz"), {"iql": [[1.0]]}, **other), [first]).state == "done"
+    changed = of_same_data(record(cell, {"iql": [[1.0]]}, **other), [first])
+    assert changed.state == "failed" and changed.rows == ()
+    assert "fingerprint bb) is not that of own.npz: iql, seed 0 (aa)" in str(changed.error)
 
 
 def of_seeds(data: str, method: str, scores: dict[int, list[float]], policy: str) -> list[Record]:

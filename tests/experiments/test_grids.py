@@ -5,9 +5,10 @@ import pytest
 from tiltrl.bandit.datasets import SETS
 from tiltrl.errors import InputError
 from tiltrl.experiments.cell import Cell
-from tiltrl.experiments.grids import EXPERIMENTS, KNOWN, grid
+from tiltrl.experiments.grids import EXPERIMENTS, grid
 from tiltrl.experiments.options import ExperimentOptions
 from tiltrl.experiments.published import D4RL, TILTRL
+from tiltrl.methods import METHODS
 
 
 def cells(name, *, together=False, **changes) -> list[Cell]:
@@ -19,7 +20,13 @@ def test_scores_are_data_sets_by_seeds_by_methods():
     assert [(cell.data, cell.seed, cell.method) for cell in found] == [
         (data, seed, method) for data in ("demo", "x.npz") for seed in (0, 1) for method in ("eda", "bc")
     ]
-    assert [cell.method for cell in cells("scores")] == list(KNOWN)
+    usual = [(cell.method, cell.critic) for cell in cells("scores")]
+    assert usual == [("eda", None), ("eda", "iql"), *((method, None) for method in METHODS)]
+
+
+def test_eda_on_a_critic_is_a_method():
+    (cell,) = cells("scores", methods=("eda-softmax",))
+    assert (cell.method, cell.critic) == ("eda", "softmax")
 
 
 def test_seeds_together_are_one_cell():
@@ -88,7 +95,7 @@ def test_published_means_are_those_of_the_paper():
     ("name", "changes", "message"),
     [
         ("table", {}, "experiment 'table' is unknown; choose one of scores, critics, .*bandit"),
-        ("scores", {"methods": ("edo",)}, "method 'edo' is unknown; choose of eda, bc, .*cnf"),
+        ("scores", {"methods": ("edo",)}, "method 'edo' is unknown; choose of eda, eda-advantage, .*cnf"),
         ("scores", {"data": ("d4lr",)}, "data = d4lr: .*one of the lists d4rl, tiltrl, bandits"),
         ("scores", {"data": ("moons",)}, "data = moons: scores wants what `tiltrl run` takes"),
         ("bandit", {"data": ("demo",)}, "data = demo: bandit wants of swissroll"),

@@ -49,11 +49,11 @@ class Cell:
     def setting(self) -> str:
         """What is not as usual, for people."""
         named = {
-            "beta": " ".join(f"{beta:g}" for beta in self.beta),
+            "beta": " ".join(map(exact, self.beta)),
             "critic": self.critic,
             "K": self.k,
             "steps": self.align_steps,
-            "labels": None if self.label_fraction == 1.0 else f"{self.label_fraction:g}",
+            "labels": None if self.label_fraction == 1.0 else exact(self.label_fraction),
         }
         found = [f"{name} {value}" for name, value in named.items() if value]
         return ", ".join([*([self.objective] if self.objective else []), *found])
@@ -97,22 +97,22 @@ def job_of(cell: Cell, out: Path) -> Job:
         "--preset": cell.preset,
         "--seeds": str(cell.seeds),
         "--seed": str(cell.seed),
-        "--budget": f"{cell.budget:g}",
+        "--budget": exact(cell.budget),
         "--episodes": str(cell.episodes),
         "--critic": cell.critic,
         "--objective": cell.objective,
         "--k": cell.k and str(cell.k),
         "--align-steps": cell.align_steps and str(cell.align_steps),
-        "--label-fraction": None if cell.label_fraction == 1.0 else f"{cell.label_fraction:g}",
+        "--label-fraction": None if cell.label_fraction == 1.0 else exact(cell.label_fraction),
     }
     words = [*command, cell.data, *_typed(options), "--out", str(folder)]
     if cell.beta:
-        words += ["--beta", *(f"{beta:g}" for beta in cell.beta)]
+        words += ["--beta", *map(exact, cell.beta)]
     return Job(cell, tuple(words), folder, folder / result, log_of(cell, out))
 
 
 def _bandit_job(cell: Cell, folder: Path, out: Path) -> Job:
-    options = {"--objective": cell.objective, "--seed": str(cell.seed), "--budget": f"{cell.budget:g}"}
+    options = {"--objective": cell.objective, "--seed": str(cell.seed), "--budget": exact(cell.budget)}
     words = ["bandit", "--dataset", cell.data, *_typed(options), "--out", str(folder)]
     drawn, kept = f"{cell.data}.png", f"{cell.data}-{cell.objective}-seed{cell.seed}.png"
     result = "results.json"
@@ -122,6 +122,11 @@ def _bandit_job(cell: Cell, folder: Path, out: Path) -> Job:
         result = "comparison.json"
     pictures = ((folder / drawn, out / "pictures" / kept),)
     return Job(cell, tuple(words), folder, folder / result, log_of(cell, out), pictures)
+
+
+def exact(value: float) -> str:
+    """A number as one types it, which reads back as the same."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def _typed(options: dict[str, str | None]) -> list[str]:

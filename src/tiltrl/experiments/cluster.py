@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -41,9 +42,9 @@ def ray_library() -> ModuleType:
     return ray
 
 
-def run_job(job: Job, threads: int, program: Program) -> Record:
+def run_job(job: Job, threads: int, program: Program, place: Path) -> Record:
     """The task: a child process of whichever worker got it, which is interrupted when the task is."""
-    here = Local(threads, program)
+    here = Local(threads, program, place)
     try:
         here.start(job)
         while not (found := here.ended()):
@@ -96,7 +97,8 @@ class Cluster:
 
     def start(self, job: Job) -> None:
         """Hand it to the cluster, which starts it where and when there is room."""
-        self._running[self._task.remote(job, self._threads, self._program)] = job, time.monotonic()
+        task = self._task.remote(job, self._threads, self._program, Path.cwd())
+        self._running[task] = job, time.monotonic()
 
     def ended(self) -> list[Record]:
         """What came of the jobs that have ended since this was last asked."""

@@ -58,7 +58,7 @@ def run_experiment(
     Raises:
         InputError: an option cannot be used, an extra is not installed, or the folder is another's.
     """
-    out = options.folder
+    out = options.folder if options.ray is None else options.folder.absolute()  # the same on whichever machine
     experiment_named(options.name)
     cells = grid(options, together=_together(options))
     check_library()
@@ -71,6 +71,7 @@ def run_experiment(
         done = [found[cell.key] for cell in cells if cell not in todo]
 
         def keep(record: Record) -> None:
+            record = records.of_same_data(record, found.values())
             records.keep(record, out)
             found[record.cell.key] = record
 

@@ -15,8 +15,12 @@ from tiltrl.experiments.published import D4RL, betas_of, expanded
 from tiltrl.methods import MethodName
 from tiltrl.presets import CriticName, check_betas, check_budget, preset_named
 
-KNOWN = (EDA, *get_args(MethodName))
+ON_CRITICS = {f"{EDA}-{critic}": critic for critic in get_args(CriticName)}
+"""EDA on a critic that is not its preset's, as a method beside the rivals that have that critic."""
+KNOWN = (EDA, *ON_CRITICS, *get_args(MethodName))
 """EDA and its rivals."""
+USUAL = (EDA, f"{EDA}-iql", *get_args(MethodName))
+"""The methods of `scores`: EDA as it is, and on the critic that most rivals have."""
 
 Values = tuple[str, ...]
 Vary = Callable[[Cell, Values], list[Cell]]
@@ -33,7 +37,13 @@ class Experiment:
 
 
 def _methods(cell: Cell, values: Values) -> list[Cell]:
-    return [cell if name == EDA else replace(cell, method=name, beta=()) for name in values]
+    return [_method(cell, name) for name in values]
+
+
+def _method(cell: Cell, name: str) -> Cell:
+    if name == EDA or name in ON_CRITICS:
+        return replace(cell, critic=ON_CRITICS.get(name))
+    return replace(cell, method=name, beta=())
 
 
 def _critics(cell: Cell, values: Values) -> list[Cell]:
@@ -107,7 +117,7 @@ def grid(options: ExperimentOptions, *, together: bool) -> list[Cell]:
     _check(options, experiment)
     values = options.values
     if options.name == "scores":
-        values = options.methods or KNOWN
+        values = options.methods or USUAL
     seeds = [(0, options.seeds)] if together and not bandit else [(seed, 1) for seed in range(options.seeds)]
     cells = [
         cell

@@ -16,7 +16,7 @@ from pathlib import Path
 from tiltrl.errors import InputError
 from tiltrl.experiments.cell import Job
 from tiltrl.experiments.record import Record, failed, finished
-from tiltrl.files import make_folder, reason
+from tiltrl.files import make_folder
 
 DONE, INTERRUPTED = 0, 3  # exit statuses of `tiltrl` (tiltrl.main)
 TELL_AGAIN = 30.0
@@ -41,22 +41,21 @@ class _Running:
 class Local:
     """Runs jobs on this machine."""
 
-    def __init__(self, threads: int | None = None, program: Program = child_of):
+    def __init__(self, threads: int | None = None, program: Program = child_of, place: Path | None = None):
         """None are running yet.
 
         Args:
             threads: that a command may compute with; None: as many as it likes.
             program: what starts a job's process.
+            place: the folder that commands are started in, which relative paths of data sets mean; None: this one.
         """
-        self._threads, self._program = threads, program
+        self._threads, self._program, self._place = threads, program, place
         self._running: list[_Running] = []
+        self._stillborn: list[Record] = []
 
     def start(self, job: Job) -> None:
-        """Start the job's command; what it says goes to its log.
-
-        Raises:
-            InputError: the log cannot be written, or no process started.
-        """
+        """Start the job's command; what it says goes to its log. One that cannot be started has failed, like others."""
+        began = time.monotonic()
         try:
             job.result.unlink(missing_ok=True)  # of the folder's previous cell
             make_folder(job.log.parent)
@@ -67,17 +66,21 @@ class Local:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=_environment(self._threads),
+                    cwd=self._place,
                     start_new_session=True,  # Ctrl-C is for this process, which then stops its children in order
                 )
-        except OSError as error:
-            raise InputError(f"{job.log}: the command cannot be started: {reason(error)}") from error
-        self._running.append(_Running(job, process, time.monotonic()))
+        except (InputError, OSError) as error:
+            told = f"the command cannot be started: {' '.join(str(error).split())}"
+            self._stillborn.append(failed(job, time.monotonic() - began, told))
+            return
+        self._running.append(_Running(job, process, began))
 
     def ended(self) -> list[Record]:
         """What came of the jobs that have ended since this was last asked."""
         over = [running for running in self._running if running.process.poll() is not None]
         self._running = [running for running in self._running if running not in over]
-        return [_outcome(running) for running in over]
+        stillborn, self._stillborn = self._stillborn, []
+        return [*stillborn, *map(_outcome, over)]
 
     def stop(self) -> list[Record]:
         """Interrupt what is running, and wait until it has saved its work; what came of jobs that were done by then."""

@@ -27,7 +27,8 @@ class ExperimentOptions:
     under --preset paper and its published scores beside yours; `tiltrl`, the seven that benchmarks/ reports. Default:
     demo, or of `bandit` all six sets."""
     methods: tuple[str, ...] = ()
-    """Of `scores`: `eda` and rivals of `tiltrl baseline`. Default: all."""
+    """Of `scores`: `eda`, `eda-CRITIC` (EDA on that critic of `tiltrl run --critic`) and rivals of `tiltrl baseline`.
+    Default: EDA, EDA on the critic that most rivals have (`eda-iql`), and all rivals."""
     values: tuple[str, ...] = ()
     """What is swept: critics, shares, steps, K or temperatures. Default: the paper's."""
     seeds: int = 1
@@ -43,8 +44,9 @@ class ExperimentOptions:
     seeds_together: bool | None = None
     """Train all seeds in one command, which a GPU does in little more time than one. Default: only with a GPU."""
     ray: str | None = None
-    """Run on a Ray cluster instead: its address, `auto`, or `local` for one on this machine. --out must be a folder
-    that all its machines see by the same path, so that another one can go on with what a lost one has begun."""
+    """Run on a Ray cluster instead: its address, `auto`, or `local` for one on this machine. --out, and the
+    folder that this command is typed in, must be seen by all its machines by the same path, so that another one can go
+    on with what a lost one has begun."""
     cpus: float = 1.0
     """Cores that a command reserves on Ray."""
     gpus: float = 0.0

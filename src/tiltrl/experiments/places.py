@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tiltrl.experiments.cell import BANDIT, BANDIT_COMPARE, EDA, Cell
+from tiltrl.experiments.cell import BANDIT, BANDIT_COMPARE, EDA, Cell, exact
 from tiltrl.experiments.options import ExperimentName
 from tiltrl.experiments.record import TILTED, Record
 from tiltrl.experiments.statistics import Scores
+from tiltrl.methods import METHODS
 
 MAIN, TO_TILT, TO_DATA = "", "Distance to the true tilt (Fig. 3, 8)", "Distance to the data (Fig. 7)"
 OURS = "EDA"
@@ -51,20 +52,30 @@ def place(name: ExperimentName, cell: Cell, policy: str) -> Place:
         return Place(policy, reference=True)
     aligned = _ALIGNED.fullmatch(policy)
     best = (aligned["best"] or "") if aligned else ""
-    who = f"behavior{chosen}" if chosen is not None else OURS + best if aligned else policy
+    who = f"behavior{chosen}" if chosen is not None else OURS + best if aligned else _as_it_acts(cell, policy)
     match name:
-        case "scores" | "bandit":
+        case "scores":  # where one critic is another's rival, too
+            return Place(who if cell.critic is None else f"{who}, on {cell.critic}")
+        case "bandit":
             return Place(who)
         case "critics":
             return Place(cell.critic or "", who)
         case "label-fraction":
-            return Place(f"{cell.label_fraction:g}", who)
+            return Place(exact(cell.label_fraction), who)
         case "training-curve":
             return Place(str(cell.align_steps), who)
         case "k":
             return Place(str(cell.k), f"{cell.objective}{best}")
         case "beta":
             return Place((aligned["beta"] if aligned else None) or "", who)
+
+
+def _as_it_acts(cell: Cell, policy: str) -> str:
+    """A rival's name, and among how many actions its own method chooses."""
+    if policy != cell.method or policy not in METHODS:
+        return policy
+    candidates = METHODS[policy].configs[cell.preset].candidates
+    return policy if candidates == 1 else f"{policy}, best of {candidates}"
 
 
 def expected(name: ExperimentName, cell: Cell) -> list[Place]:

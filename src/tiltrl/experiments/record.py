@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ class Record:
     rows: tuple[PolicyScores, ...] = ()
     episodes: tuple[PolicyEpisodes, ...] = ()
     trust: tuple[dict[str, Any], ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)  # its fingerprint and size
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
 
@@ -59,9 +61,23 @@ def finished(job: Job, seconds: float) -> Record:
     found = read_json(job.result)
     if job.cell.method in (BANDIT, BANDIT_COMPARE):
         found = _of_bandit(job.cell, found)
-    known = ("scores_are", "rows", "episodes", "trust", "versions", "hardware")
+    known = ("scores_are", "rows", "episodes", "trust", "data", "versions", "hardware")
     of_command = {"cell": job.cell, "state": "done", "command": job.command, "seconds": seconds}
     return _record(of_command | {name: found[name] for name in known if name in found}, str(job.result))
+
+
+def of_same_data(record: Record, others: Iterable[Record]) -> Record:
+    """The record; or that it failed, where its data was not that of another record of the same data set."""
+    for other in others:
+        if record.cell.data == other.cell.data and record.state == other.state == "done" and record.cell != other.cell:
+            here, there = record.data.get("fingerprint"), other.data.get("fingerprint")
+            if here and there and here != there:
+                error = (
+                    f"its data (fingerprint {here}) is not that of {other.cell} ({there}), so the two cannot be "
+                    "compared; give another --out"
+                )
+                return Record(record.cell, "failed", record.command, record.seconds, error)
+    return record
 
 
 def keep(record: Record, out: Path) -> None:

@@ -80,14 +80,14 @@ def run_jobs(
     def note(record: Record) -> None:
         keep(record)
         board.ended(record)
-        del busy[record.cell.key]
+        busy.pop(record.cell.key, None)
 
     try:
         while waiting or busy:
             for job in startable(waiting, busy.values(), at_once):
                 waiting.remove(job)
+                busy[job.cell.key] = job.folder  # first: an interrupt may come as soon as it has started
                 executor.start(job)
-                busy[job.cell.key] = job.folder
                 board.started(job)
             for record in executor.ended():
                 note(record)

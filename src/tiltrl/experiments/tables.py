@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tiltrl.evaluation.scores import Interval
-from tiltrl.experiments.cell import Cell, log_of
+from tiltrl.experiments.cell import Cell, exact, log_of
 from tiltrl.experiments.grids import EXPERIMENTS
 from tiltrl.experiments.options import ExperimentName
 from tiltrl.experiments.places import MAIN, OURS, Entries, Place, columns, expected, gather, rows
@@ -76,8 +76,11 @@ def number(value: float, digits: int = 1) -> str:
 
 def spell(known: Interval, digits: int = 1) -> str:
     """Mean and interval; the mean alone where no spread was seen."""
-    if known.low == known.high:
-        return number(known.mean, digits)
+    return number(known.mean, digits) if known.low == known.high else spell_interval(known, digits)
+
+
+def spell_interval(known: Interval, digits: int = 1) -> str:
+    """Mean and interval, whatever that is."""
     return f"{number(known.mean, digits)} ({number(known.low, digits)} to {number(known.high, digits)})"
 
 
@@ -85,9 +88,9 @@ def runs_are(entries: Iterable[Scores]) -> str:
     """What intervals are over, in words."""
     counts = sorted({len(one.seeds) for one in entries})
     if not counts:
-        return "nothing"
+        return "episodes"
     if counts == [1]:
-        return "episodes of one seed: they say nothing of training again"
+        return "episodes of one seed: another training may differ by more"
     most = f"{counts[-1]} seeds"
     return most if len(counts) == 1 else f"{most}, and over episodes where only one seed is there"
 
@@ -104,10 +107,16 @@ def _preamble(results: Results, entries: Entries) -> str:
     share = "all" if cell.budget == 1 else f"{cell.budget:g}"
     return (
         f"{cell.preset} preset, {share} of its steps; last checkpoint; {cell.episodes} episodes a seed. One "
-        "action is sampled for each one taken; `best of N` is rejection sampling: the best by Q of N of them. In "
-        f"brackets: 95 % bootstrap intervals over {runs_are(policies)}; those of `data` are over logged "
-        f"episodes.{unfinished}\n{unit}"
+        "action is sampled for each one taken, but for `best of N`: the best by Q of N of them (rejection sampling). "
+        f"In brackets: 95 % bootstrap intervals over {runs_are(policies)}; those of `data` are over logged "
+        f"episodes.{_of_versions(results)}{unfinished}\n{unit}"
     )
+
+
+def _of_versions(results: Results) -> str:
+    """Where cells of several versions stand side by side, that they do."""
+    found = sorted({record.versions["tiltrl"] for record in results.done if "tiltrl" in record.versions})
+    return f" The cells are of TiltRL {', '.join(found)}; delete a cell's file to run it again." if found[1:] else ""
 
 
 def _scores_table(results: Results, entries: Entries, table: str) -> str:
@@ -168,13 +177,10 @@ def _over_data(results: Results, entries: Entries) -> list[str]:
     for at, found in runs.items():
         line = [_called(results.name, at), *map(spell, mean_and_iqm(found))]
         if ours is not None:
-            line.append("" if at == Place(OURS) else spell(improvement(ours, found), 2))
+            line.append("" if at == Place(OURS) else spell_interval(improvement(ours, found), 2))
         lines.append(line)
-    what = "data set" if len(complete) == 1 else "data sets"
-    note = (
-        f"On the {len(complete)} {what} on which every method is finished; 95 % stratified bootstrap intervals, "
-        "by rliable."
-    )
+    where = complete[0] if len(complete) == 1 else f"the {len(complete)} data sets"
+    note = f"On {where}, where every method is finished; 95 % stratified bootstrap intervals, by rliable."
     return ["## Over data sets", note, _table(heads, lines)]
 
 
@@ -262,7 +268,7 @@ def raw_scores(results: Results) -> str:
         if record is None:
             continue
         values = asdict(cell)
-        values["beta"] = " ".join(f"{beta:g}" for beta in cell.beta)
+        values["beta"] = " ".join(map(exact, cell.beta))
         before = [cell.key, *("" if values[name] is None else values[name] for name in fields), record.state]
         if record.state == "failed":
             lines.writerow([*before, record.error, *[""] * 7])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import TINY
 
 import tiltrl
 from tiltrl.data.transforms import split_episodes
@@ -18,9 +19,7 @@ from tiltrl.stages.prepare import behavior_data, scaling_of
 @pytest.fixture(scope="module")
 def small() -> tuple[tiltrl.Transitions, object]:
     _, _, data = split_episodes(tiltrl.load("demo"), 0.05, seed=0)
-    preset = tiltrl.FAST.scaled(0.005)
-    annotate = dataclasses.replace(preset.annotate, states=64)
-    return data, dataclasses.replace(preset, annotate=annotate)
+    return data, TINY
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_a_critic_of_no_rewards_is_refused(small, behavior):
 def test_alignment_follows_a_score_given_by_hand(small, behavior):
     """A score that likes the first action component must raise it, with no critic and no reward in sight."""
     data, preset = small
-    long = dataclasses.replace(preset, align=dataclasses.replace(tiltrl.FAST.align, steps=250))
+    long = dataclasses.replace(preset, align=dataclasses.replace(TINY.align, batch=64, steps=250))
     policy = tiltrl.align(behavior, lambda obs, action: action[:, 0], data, beta=0.5, preset=long)
     states = data.obs[:500]
     behavior.reset(0)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import tiltrl
+from tiltrl import cli
+from tiltrl.main import answer
 
 SMALL = ["--budget", "0.005", "--episodes", "2", "--label-fraction", "0.004"]
 
@@ -91,7 +93,6 @@ def test_an_interrupted_run_continues(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "no-such/data-v0"], "no-such/data-v0"),
         (["run", "demo", "--beta", "0"], "beta = 0.0"),
         (["run", "demo", "--beta", "nan"], "beta = nan"),
         (["run", "demo", "--seeds", "0"], "seeds = 0"),
@@ -100,14 +101,20 @@ def test_an_interrupted_run_continues(tmp_path):
         (["run", "demo", "--budget", "0"], "budget = 0.0"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path):
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    done = call(*arguments, "--out", str(out))
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["tiltrl", *arguments, "--out", str(out)])
+    assert answer(cli.main) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and "Traceback" not in said
     assert not out.exists()
+
+
+def test_bad_input_ends_the_process_likewise(tmp_path):
+    done = call("run", "no-such/data-v0", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "no-such/data-v0" in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_another_run_is_refused(finished):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from tiny import small_presets
 
 import tiltrl
 from tiltrl import cli
@@ -45,6 +47,14 @@ def logged(seed: int, *, rewards: bool = True) -> tiltrl.Transitions:
     action = rng.uniform(-1, 1, (600, ACT))
     reward = -(action**2).sum(axis=1) if rewards else None
     return tiltrl.from_arrays(rng.normal(size=(600, OBS)), action, reward, episode=steps // 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """The preset, small."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_presets(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +209,7 @@ def test_a_run_takes_a_function(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "critic of seed 0: " in said and "are not known to be unseen" in said
     (policy,) = (folder / "run" / "policies").glob("beta1-critic-*-seed0")
     assert tiltrl.load_policy(policy).critic is None  # a function cannot be saved
-    with pytest.raises(InputError, match="the critic values all 16 candidates of every state alike"):
+    with pytest.raises(InputError, match="the critic values all 4 candidates of every state alike"):
         align(folder, "value.py:same")
     with pytest.raises(InputError, match="was trained on other data"):
         align(folder, "other")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import small_presets
 
 from tiltrl import cli_critic, trust
 from tiltrl.cli_critic import CheckOptions
@@ -138,6 +140,14 @@ def test_a_number_of_states_is_checked(number: int, tmp_path: Path) -> None:
 
 def some_of(data: Transitions, episodes: int) -> Transitions:
     return data.take(np.arange(data.ends[episodes - 1] + 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """The preset, small."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_presets(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-
-from tiltrl.presets import FAST, Preset
 
 # --- The one table of small settings ----------------------------------------------------------------------------------
-
-_SHORT = FAST.scaled(0.001)
-TINY: Preset = replace(
-    _SHORT,
-    behavior=replace(_SHORT.behavior, network=replace(FAST.behavior.network, blocks=1), batch=16),
-    critic=replace(_SHORT.critic, width=16, v_ensemble=2, batch=16),
-    sampler=replace(FAST.sampler, calls=2),
-    annotate=replace(FAST.annotate, k=4, states=64),
-    align=replace(_SHORT.align, batch=8),
-)
-"""What stands in for the preset `fast`: its stages and kinds of networks, small, and few steps. What remains is
-compiling."""
 
 ALWAYS: dict[str, dict[str, str]] = {
     "run": {"--episodes": "1"},

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from page_blocks import PAGES, Block, blocks_of, steps, words
-from page_rules import NAMES, NEEDS_RUN, SLOW, TINY, reason_not_to_run, small
+from page_rules import NAMES, NEEDS_RUN, SLOW, reason_not_to_run, small
+from tiny import TINY, small_presets
 
 import tiltrl
 from tiltrl import api, cli, data, presets
@@ -31,11 +32,7 @@ def small_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "_DEMO", folder / "demo" / "data")
         patch.setattr(tiltrl, "FAST", TINY)
-        patch.setitem(presets.PRESETS, "fast", TINY)
-        for name, critic in presets.CRITICS["fast"].items():
-            patch.setitem(
-                presets.CRITICS["fast"], name, TINY.critic if name == "advantage" else presets.shortened(critic, 0.0005)
-            )
+        small_presets(patch)
         for function in (api.fit_behavior, api.fit_critic, api.align, api.align_preferences):
             usual = function.__defaults__ or ()
             patch.setattr(function, "__defaults__", tuple(TINY if value is presets.FAST else value for value in usual))

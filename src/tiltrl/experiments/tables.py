@@ -1,4 +1,4 @@
-"""An experiment's results as Markdown tables and as one CSV; pure functions of records."""
+"""An experiment's results as tables, in Markdown, and as one CSV; pure functions of records."""
 
 from __future__ import annotations
 
@@ -43,29 +43,26 @@ class Results:
         return gather(self.name, self.done)
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Chapter:
+    """A heading, and what stands below it."""
+
+    title: str
+    text: str = ""
+    heads: tuple[str, ...] = ()  # of the table; (): there is none
+    lines: tuple[tuple[str, ...], ...] = ()
 
 
-def markdown(results: Results, out: str) -> str:
-    """Tables with a heading each: scores, over data sets, beside published ones, and what failed.
+# --- What is told -----------------------------------------------------------------------------------------------------
 
-    Args:
-        results: of the experiment.
-        out: its folder, as named in paths.
-    """
+
+def chapters(results: Results) -> list[Chapter]:
+    """Scores, over data sets, last and best checkpoints, beside published scores; those that there are."""
     entries = results.entries
-    parts = [f"# {results.name}: {EXPERIMENTS[results.name].title}", _preamble(results, entries)]
-    for table in dict.fromkeys(at.table for _, at in entries):
-        parts += [f"## {table or 'Scores'}", _scores_table(results, entries, table)]
+    found = [_scores_table(results, entries, table) for table in dict.fromkeys(at.table for _, at in entries)]
     if results.name != "bandit":
-        parts += _over_data(results, entries)
-    parts += _best_checkpoint(results, entries)
-    parts += _beside_published(results, entries)
-    if results.failed:
-        heads = ("cell", "error", "log")
-        lines = [(str(one.cell), one.error or "", f"`{log_of(one.cell, Path(out))}`") for one in results.failed]
-        parts += ["## Failed", "The same command tries these again.", _table(heads, lines)]
-    return "\n\n".join(parts) + "\n"
+        found += _over_data(results, entries)
+    return [*found, *_best_checkpoint(results, entries), *_beside_published(results, entries)]
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -95,13 +92,19 @@ def runs_are(entries: Iterable[Scores]) -> str:
     return most if len(counts) == 1 else f"{most}, and over episodes where only one seed is there"
 
 
-def _preamble(results: Results, entries: Entries) -> str:
+def units(results: Results) -> list[str]:
+    """What the scores are, each label once; of bandits the preamble says it."""
+    if results.name == "bandit":
+        return []
+    return list(dict.fromkeys(record.scores_are for record in results.done if record.scores_are))
+
+
+def preamble(results: Results) -> str:
+    """What all of it is, and how far it is done, in Markdown."""
     if results.name == "bandit":
         return "Sliced Wasserstein-1 distances, in units of half the box: smaller is better. One number a seed."
-    policies = [scores for (_, at), scores in entries.items() if not at.reference]
+    policies = [scores for (_, at), scores in results.entries.items() if not at.reference]
     cell = results.cells[0]
-    labels = dict.fromkeys(record.scores_are for record in results.done if record.scores_are)
-    unit = "".join(f"\n- {label}" for label in labels)
     left = len(results.cells) - len(results.done) - len(results.failed)
     unfinished = f" **Not finished: {left} of {len(results.cells)} cells are still to run.**" if left else ""
     share = "all" if cell.budget == 1 else f"{cell.budget:g}"
@@ -109,7 +112,7 @@ def _preamble(results: Results, entries: Entries) -> str:
         f"{cell.preset} preset, {share} of its steps; last checkpoint; {cell.episodes} episodes a seed. One "
         "action is sampled for each one taken, but for `best of N`: the best by Q of N of them (rejection sampling). "
         f"In brackets: 95 % bootstrap intervals over {runs_are(policies)}; those of `data` are over logged "
-        f"episodes.{_of_versions(results)}{unfinished}\n{unit}"
+        f"episodes.{_of_versions(results)}{unfinished}"
     )
 
 
@@ -119,7 +122,7 @@ def _of_versions(results: Results) -> str:
     return f" The cells are of TiltRL {', '.join(found)}; delete a cell's file to run it again." if found[1:] else ""
 
 
-def _scores_table(results: Results, entries: Entries, table: str) -> str:
+def _scores_table(results: Results, entries: Entries, table: str) -> Chapter:
     numbers = EXPERIMENTS[results.name].numbers
     heads = columns(entries, table, numbers=numbers)
     planned = dict.fromkeys(
@@ -144,10 +147,10 @@ def _scores_table(results: Results, entries: Entries, table: str) -> str:
     names = [at.column if at.reference or not swept else f"{swept} {at.column}" for at in heads]
     order = list(dict.fromkeys(cell.data for cell in results.cells))
     lines.sort(key=lambda line: order.index(line[0]))
-    return _table(("data set", *(["policy"] if named else []), *names), lines)
+    return Chapter(table or "Scores", "", ("data set", *(["policy"] if named else []), *names), tuple(lines))
 
 
-def _over_data(results: Results, entries: Entries) -> list[str]:
+def _over_data(results: Results, entries: Entries) -> list[Chapter]:
     """Mean, interquartile mean and, of methods, how surely EDA is better, on the data sets that have all of them."""
     wanted = [
         {at for cell in results.cells if cell.data == data for at in expected(results.name, cell)}
@@ -169,7 +172,7 @@ def _over_data(results: Results, entries: Entries) -> list[str]:
     # Of the same seeds, whatever has failed: means of seeds are not to be compared with episodes.
     seeds = set.intersection(*(set(entries[data, at].seeds) for at in places for data in complete))
     if not seeds:
-        return ["## Over data sets", "Nothing is told: no seed is there of all methods and data sets."]
+        return [Chapter("Over data sets", "Nothing is told: no seed is there of all methods and data sets.")]
     runs = {at: matrix([entries[data, at].of(seeds) for data in complete]) for at in places}
     ours = runs.get(Place(OURS)) if results.name == "scores" else None
     heads = ["policy", "mean", "interquartile mean"] + (["probability that EDA is better"] if ours is not None else [])
@@ -178,10 +181,10 @@ def _over_data(results: Results, entries: Entries) -> list[str]:
         line = [_called(results.name, at), *map(spell, mean_and_iqm(found))]
         if ours is not None:
             line.append("" if at == Place(OURS) else spell_interval(improvement(ours, found), 2))
-        lines.append(line)
+        lines.append(tuple(line))
     where = complete[0] if len(complete) == 1 else f"the {len(complete)} data sets"
     note = f"On {where}, where every method is finished; 95 % stratified bootstrap intervals, by rliable."
-    return ["## Over data sets", note, _table(heads, lines)]
+    return [Chapter("Over data sets", note, tuple(heads), tuple(lines))]
 
 
 def _called(name: ExperimentName, at: Place) -> str:
@@ -191,7 +194,7 @@ def _called(name: ExperimentName, at: Place) -> str:
     return f"{at.row}, {swept} {at.column}"
 
 
-def _best_checkpoint(results: Results, entries: Entries) -> list[str]:
+def _best_checkpoint(results: Results, entries: Entries) -> list[Chapter]:
     """Of a training curve: its end, which is what counts, beside its best point, and named so."""
     if results.name != "training-curve":
         return []
@@ -206,10 +209,10 @@ def _best_checkpoint(results: Results, entries: Entries) -> list[str]:
         "The best is picked by the very episodes that it is reported with, so it is too good. Each number of steps is "
         "a run of its own, with its own learning-rate schedule."
     )
-    return ["## Last and best checkpoint", note, _table(heads, lines)]
+    return [Chapter("Last and best checkpoint", note, heads, tuple(lines))]
 
 
-def _beside_published(results: Results, entries: Entries) -> list[str]:
+def _beside_published(results: Results, entries: Entries) -> list[Chapter]:
     """Ours and the paper's numbers, of D4RL's tasks."""
     tasks = [data for data in dict.fromkeys(data for data, _ in entries) if data in D4RL]
     if results.name != "scores" or not tasks:
@@ -222,13 +225,13 @@ def _beside_published(results: Results, entries: Entries) -> list[str]:
             theirs = D4RL[data].scores.get(method)
             spread = f" ± {D4RL[data].spread:g}" if method == "eda" and D4RL[data].spread is not None else ""
             line += [_ours(entries, data, method), "-" if theirs is None else f"{theirs:g}{spread}"]
-        lines.append(line)
-    heads = ["data set", *(head for method in methods for head in (f"{method}, here", f"{method}, published"))]
+        lines.append(tuple(line))
+    heads = ("data set", *(head for method in methods for head in (f"{method}, here", f"{method}, published")))
     note = (
         "Published: Table 1 of Chen et al. 2024, of D4RL's own environments (mujoco-py) and five seeds. Its EDA takes "
         "the best of 4 actions, and so does the column of ours here. Scores of newer environments are not D4RL scores."
     )
-    return ["## Beside published scores", note, _table(heads, lines)]
+    return [Chapter("Beside published scores", note, heads, tuple(lines))]
 
 
 def _ours(entries: Entries, data: str, method: str) -> str:
@@ -237,7 +240,31 @@ def _ours(entries: Entries, data: str, method: str) -> str:
     return spell(found[0].known) if found else "-"
 
 
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def markdown(results: Results, out: str) -> str:
+    """All of it, and what failed.
+
+    Args:
+        results: of the experiment.
+        out: its folder, as named in paths.
+    """
+    found = chapters(results)
+    if results.failed:
+        heads = ("cell", "error", "log")
+        lines = [(str(one.cell), one.error or "", f"`{log_of(one.cell, Path(out))}`") for one in results.failed]
+        found.append(Chapter("Failed", "The same command tries these again.", heads, tuple(lines)))
+    parts = [f"# {results.name}: {EXPERIMENTS[results.name].title}", preamble(results)]
+    parts.append("\n".join(f"- {label}" for label in units(results)))
+    for one in found:
+        parts += [f"## {one.title}", one.text, _table(one.heads, one.lines)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    if not heads:
+        return ""
     rules = ["---"] * len(heads)
     return "\n".join(f"| {' | '.join(_safe(text) for text in line)} |" for line in (heads, rules, *lines))
 

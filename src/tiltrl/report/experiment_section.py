@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tiltrl.errors import InputError
@@ -13,7 +13,7 @@ from tiltrl.experiments.figure import picture
 from tiltrl.experiments.folder import Asked, asked_of
 from tiltrl.experiments.grids import EXPERIMENTS
 from tiltrl.experiments.record import Record, kept
-from tiltrl.experiments.tables import Results, markdown
+from tiltrl.experiments.tables import Results, chapters, preamble, units
 from tiltrl.files import read_tail
 from tiltrl.report import parts
 from tiltrl.report.parts import Duration, Part, Picture, Section, Table
@@ -91,47 +91,16 @@ def _scores(record: ExperimentRecord) -> Iterator[Part]:
     results = record.results
     if not results.done:
         return
-    found = [part for part in parts_of(markdown(results, record.folder.name)) if part.title != "Failed"]
-    pictures = (_figure(record),)
-    for i, part in enumerate(found):
-        if i == 0:
-            labels = [one.scores_are for one in results.done]
-            part = replace(part, text=f"{part.text}\n\n{about_scores(labels)}", pictures=pictures)
-        yield part
+    what = "\n\n".join([_plain(preamble(results)), *units(results), about_scores([r.scores_are for r in results.done])])
+    for i, one in enumerate(chapters(results)):
+        text = "\n\n".join(text for text in (what if i == 0 else "", _plain(one.text)) if text)
+        tables = (Table(f"table-{i + 1}", one.title, one.heads, one.lines),) if one.heads else ()
+        yield Part(one.title, text, tables, pictures=(_figure(record),) if i == 0 else ())
 
 
-def parts_of(text: str) -> list[Part]:
-    """The parts of an experiment's Markdown, the first of which has what stands before the first heading.
-
-    It is our own: headings, paragraphs, and tables with bars.
-    """
-    found: list[Part] = []
-    said: list[str] = []  # before the first table's heading
-    for block in text.split("\n\n"):
-        if block.startswith("# "):
-            continue
-        if block.startswith("## "):
-            found.append(Part(block.removeprefix("## "), "\n\n".join(said)))
-            said = []
-        elif block.startswith("| ") and found:
-            heads, _, *lines = [_cells_of(line) for line in block.splitlines()]
-            part = found[-1]
-            name = f"table-{sum(len(one.tables) for one in found) + 1}"
-            table = Table(name, part.title, heads, tuple(lines))
-            found[-1] = replace(part, tables=(*part.tables, table))
-        else:
-            plain = block.replace("**", "").replace("`", "").removeprefix("- ").split("\n- ")
-            paragraphs = [" ".join(one.split()) for one in plain if one.strip()]
-            if found:
-                found[-1] = replace(found[-1], text="\n\n".join([found[-1].text, *paragraphs]).strip())
-            else:
-                said += paragraphs
-    return found
-
-
-def _cells_of(line: str) -> tuple[str, ...]:
-    inner = line.strip().removeprefix("|").removesuffix("|")
-    return tuple(cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inner))
+def _plain(text: str) -> str:
+    """Without Markdown's marks, which are the experiments' own."""
+    return text.replace("**", "").replace("`", "")
 
 
 def _figure(record: ExperimentRecord) -> Picture:

@@ -160,9 +160,22 @@ def test_an_interrupt_reaches_the_commands_and_the_same_experiment_goes_on(tmp_p
     assert "the same command goes on from what is saved" in said
     assert (switches / "saved-eda-0").exists()
     assert not list((tmp_path / "out/cells").glob("*.json"))  # nothing has failed
+    assert "2 of 2 cells are still to run" in (tmp_path / "out/scores.md").read_text()
     (switches / "hang").unlink()
     found, _ = run(options(tmp_path / "out"), switches)
     assert found.failed == 0
+
+
+def test_an_interrupt_leaves_the_tables_of_what_is_done(tmp_path):
+    switches = tmp_path / "switches"
+    run(options(tmp_path / "out", methods=("eda",)), switches)
+    (switches / "hang").touch()
+    with driver(tmp_path) as process:
+        wait_for(lambda: (switches / "hangs-iql-0").exists())
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    text = (tmp_path / "out/scores.md").read_text()
+    assert "1 of 2 cells are still to run" in text and "| 51.0 (50.0 to 52.0) |" in text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="processes are killed by signals")

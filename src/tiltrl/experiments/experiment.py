@@ -75,12 +75,17 @@ def run_experiment(
             records.keep(record, out)
             found[record.cell.key] = record
 
+        results = Results(options.name, tuple(every), found)
         if todo:
-            with ExitStack() as stack:
-                executor, at_once = _executor(options, todo, program, stack)
-                board = stack.enter_context(LiveBoard(console, cells, done, at_once))
-                run_jobs([job_of(cell, out) for cell in todo], executor, at_once, board, keep)
-        return _write(Results(options.name, tuple(every), found), out, cells)
+            try:
+                with ExitStack() as stack:
+                    executor, at_once = _executor(options, todo, program, stack)
+                    board = stack.enter_context(LiveBoard(console, cells, done, at_once))
+                    run_jobs([job_of(cell, out) for cell in todo], executor, at_once, board, keep)
+            except KeyboardInterrupt:
+                _write(results, out, cells)  # what is there by now
+                raise
+        return _write(results, out, cells)
     finally:
         lock.close()
 
@@ -93,7 +98,7 @@ def _write(results: Results, out: Path, cells: Sequence[Cell]) -> Finished:
     drawn = bool(results.done)
     if drawn:
         draw(results, picture)
-    failed = sum(results.records[cell.key].state == "failed" for cell in cells)
+    failed = sum(results.records[cell.key].state == "failed" for cell in cells if cell.key in results.records)
     return Finished(table, numbers, picture if drawn else None, text, failed, len(cells))
 
 

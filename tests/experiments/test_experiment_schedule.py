@@ -115,6 +115,22 @@ def test_commands_are_started_where_they_are_told(tmp_path):
     assert job.log.read_text().strip() == str(tmp_path.resolve())
 
 
+def test_compilations_are_shared_unless_the_user_has_said_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+    def told() -> str:
+        code = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR']); exit(1)"
+        here = Local(program=lambda _: [sys.executable, "-c", code], compilations=tmp_path / "shared")
+        here.start(job := job_of(A, tmp_path))
+        while not here.ended():
+            time.sleep(0.02)
+        return job.log.read_text().strip()
+
+    assert told() == str(tmp_path / "shared")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    assert told() == "mine"
+
+
 def test_threads_are_shared_out(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     here = Local(3, lambda _: [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])

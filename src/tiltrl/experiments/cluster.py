@@ -44,7 +44,7 @@ def ray_library() -> ModuleType:
 
 def run_job(job: Job, threads: int, program: Program, place: Path) -> Record:
     """The task: a child process of whichever worker got it, which is interrupted when the task is."""
-    here = Local(threads, program, place)
+    here = Local(threads, program, place=place)
     try:
         here.start(job)
         while not (found := here.ended()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -112,7 +113,9 @@ def _executor(
         return cluster, min(lanes, options.workers or cluster.at_once)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = min(lanes, options.workers or (1 if has_gpu() else cores))
-    return Local(max(1, cores // at_once), program), at_once
+    # Gone with this process: another machine, which the folder may be moved to, could not run what this one compiles.
+    compilations = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiltrl-compilations-"))
+    return Local(max(1, cores // at_once), program, compilations=Path(compilations)), at_once
 
 
 def _together(options: ExperimentOptions) -> bool:

@@ -41,15 +41,24 @@ class _Running:
 class Local:
     """Runs jobs on this machine."""
 
-    def __init__(self, threads: int | None = None, program: Program = child_of, place: Path | None = None):
+    def __init__(
+        self,
+        threads: int | None = None,
+        program: Program = child_of,
+        *,
+        place: Path | None = None,
+        compilations: Path | None = None,
+    ):
         """None are running yet.
 
         Args:
             threads: that a command may compute with; None: as many as it likes.
             program: what starts a job's process.
             place: the folder that commands are started in, which relative paths of data sets mean; None: this one.
+            compilations: a folder through which commands share what they compile, unless the user has said where.
         """
-        self._threads, self._program, self._place = threads, program, place
+        self._program, self._place = program, place
+        self._environment = _environment(threads, compilations)
         self._running: list[_Running] = []
         self._stillborn: list[Record] = []
 
@@ -65,7 +74,7 @@ class Local:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_environment(self._threads),
+                    env=self._environment,
                     cwd=self._place,
                     start_new_session=True,  # Ctrl-C is for this process, which then stops its children in order
                 )
@@ -94,10 +103,15 @@ class Local:
         return [record for record in self.ended() if record.state == "done"]
 
 
-def _environment(threads: int | None) -> dict[str, str]:
-    """Of a child: its share of the cores, unless the user has said so, and lines as they come."""
-    limits = {} if threads is None else {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}  # XLA's, and BLAS's
-    return limits | os.environ | {"PYTHONUNBUFFERED": "1"}
+def _environment(threads: int | None, compilations: Path | None) -> dict[str, str]:
+    """Of a child: its share of the cores and the common compilations, unless the user has said so; lines as they come.
+
+    Cells of one data set's sizes train by the same programs, which take a minute to compile.
+    """
+    usual = {} if threads is None else {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}  # XLA's, and BLAS's
+    if compilations is not None:
+        usual |= {"JAX_COMPILATION_CACHE_DIR": str(compilations), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    return usual | os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
 def _outcome(running: _Running) -> Record:

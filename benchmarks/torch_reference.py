@@ -297,6 +297,7 @@ def main(options: Options) -> None:
     """Measure, print, write."""
     options.check()
     # For the processes. Two libraries share a GPU's memory, so neither may take it all beforehand.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # PyTorch's steps run on one of several, and so do ours
     os.environ |= {"JAX_PLATFORMS": options.device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     jax.config.update("jax_platforms", options.device)  # and for this one, which has read the environment already
     found = {}

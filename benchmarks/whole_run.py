@@ -54,9 +54,11 @@ def main(options: Options) -> None:
             subprocess.run([sys.executable, "-m", "tiltrl", *stage.split(), "demo", *asked], check=True)
             seconds[stage] = time.perf_counter() - began
             console.print(f"{stage}: {seconds[stage]:.0f} s")
-    console.print(f"in all: {sum(seconds.values()) / 60:.1f} minutes")
+            if options.out is not None:  # after each, so that a failure of a later one loses nothing
+                write_json(options.out, {"options": asdict(options), "seconds": seconds})
+    total = sum(seconds.values())
+    console.print(f"in all: {total / 60:.1f} minutes")
     if options.out is not None:
-        total = sum(seconds.values())
         # Asked at the end: JAX reserves a GPU's memory for the process that asks.
         facts = {"options": asdict(options), "seconds": seconds, "total_seconds": total, "machine": machine_facts()}
         write_json(options.out, facts)

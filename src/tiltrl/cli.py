@@ -34,7 +34,7 @@ from tiltrl.errors import InputError
 from tiltrl.evaluation.blocks import EPISODES_AT_ONCE, anew, kept_in
 from tiltrl.evaluation.report import Row, draw, print_table
 from tiltrl.evaluation.scores import normalized_score, score_label
-from tiltrl.files import slug
+from tiltrl.files import slug, write_json
 from tiltrl.hub import on_hub
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
@@ -268,6 +268,7 @@ def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
     if then is not None:
         print_changes(then, now, console)
     if options.out is not None:
+        write_json(options.out, now)
         console.print(f"numbers  {options.out}", soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tiltrl import cli
 from tiltrl.bench import run
 from tiltrl.bench.measure import Answer, Request
 from tiltrl.bench.options import BenchOptions
@@ -74,12 +75,20 @@ def test_all_is_asked_for_and_written(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(run, "available_cores", lambda: [0, 1])
     monkeypatch.setattr(run, "can_pin", lambda: True)
     progress, out = Quiet(), tmp_path / "bench.json"
-    found = run.run_bench(BenchOptions(out=out), progress)
+    found = run.run_bench(BenchOptions(), progress)
     stages = {(one.stage, one.preset) for one in found.stages}
     assert len(stages) == len(found.stages) == 8
     assert {(one.preset, one.cores) for one in found.acting} == {("fast", 1), ("fast", 2), ("paper", 1), ("paper", 2)}
     assert progress.heard[-1] == (12, 12)
+    cli.bench(BenchOptions(out=out))
     assert read_result(out) == found
+
+
+@pytest.mark.parametrize("name", ["bench.txt", "none.json/bench.json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, name: str) -> None:
+    (tmp_path / "none.json").touch()
+    with pytest.raises(InputError, match="bench"):
+        BenchOptions(out=tmp_path / name).check()
 
 
 def test_a_part_is_asked_for() -> None:

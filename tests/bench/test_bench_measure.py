@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 
 from tiltrl.bench.measure import ROUNDS, Request, Stopwatch, asked, product_peak
 from tiltrl.bench.work import Enough
+from tiltrl.errors import InputError
 
 
 def test_a_stopwatch_takes_a_rate_a_round_and_leaves_out_the_first() -> None:
@@ -53,6 +55,12 @@ def test_acting_on_one_core() -> None:
     assert answer.acting[0].p50.median < answer.acting[2].p50.median
 
 
-def test_a_process_that_fails_is_a_bug_with_its_reason() -> None:
-    with pytest.raises(RuntimeError, match="field stage"):
+def test_what_a_process_refuses_is_refused_here() -> None:
+    with pytest.raises(InputError, match="field stage"):
         asked(Request("cooking", "fast", 0.1))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_process_that_fails_otherwise_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="exit status 1"):
+        asked(Request("critic", "fast", 0.1))

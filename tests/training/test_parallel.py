@@ -73,6 +73,27 @@ def assert_equal_but_for_rounding(found: Any, alone: Any) -> None:
     np.testing.assert_allclose(found["networks"], alone["networks"], rtol=1e-3, atol=1e-5)
 
 
+TILT = """
+import jax, numpy as np
+from tiltrl.diffusion.energy import Energy, EnergyConfig
+from tiltrl.stages.align import AlignConfig, train_policy
+network = EnergyConfig(action_width=8, time_width=8, obs_width=8, blocks=1, expansion=2)
+rng, keys = np.random.default_rng(0), jax.random.split(jax.random.key(0), 1)
+behavior = jax.vmap(lambda key: Energy(5, 3, network, key=key))(keys)
+obs, action = rng.normal(size=(1, 60, 5)), rng.uniform(-1, 1, (1, 60, 4, 3))
+q = rng.normal(size=(1, 60, 4))
+data = (jax.numpy.asarray(array, jax.numpy.float32) for array in (obs, action, q))
+train_policy(behavior, *data, jax.numpy.ones(1), AlignConfig(steps=2, batch=8), keys)
+print(jax.device_count(), "devices")
+"""
+
+
+def test_an_alignment_looks_at_fewer_states_than_there_are_devices() -> None:
+    four = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", TILT], env=four, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "4 devices\n", done.stderr
+
+
 def test_two_devices_are_one(tmp_path: Path, alone: Any) -> None:
     assert finish(start(tmp_path, 0, **TWO_DEVICES)) == [0]
     assert_equal_but_for_rounding(np.load(tmp_path / "found.npz"), alone)

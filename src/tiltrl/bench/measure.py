@@ -25,6 +25,7 @@ from tiltrl.bench.machine import machine_facts, pin
 from tiltrl.bench.results import ActingResult, StageResult, spread
 from tiltrl.bench.work import Enough, StageName
 from tiltrl.config_io import from_json, parse_json
+from tiltrl.errors import InputError
 from tiltrl.policy import Policy
 from tiltrl.presets import PresetName
 from tiltrl.types import as_json
@@ -178,15 +179,20 @@ def asked(request: Request) -> Answer:
     """What a process of its own finds.
 
     Raises:
+        InputError: it refused something.
         MemoryError: there was too little.
         RuntimeError: it failed otherwise, which is a bug.
     """
     command = [sys.executable, "-m", "tiltrl.bench.measure", json.dumps(as_json(request))]
     # Compiled programs that are kept on disk would make compile times those of reading them.
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    # Of several GPUs one is measured, as the peak is; unless the user has said which ones.
+    environment = {"CUDA_VISIBLE_DEVICES": "0"} | os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        kind, _, told = said[0].partition(": ")
+        if kind == f"{InputError.__module__}.{InputError.__qualname__}":
+            raise InputError(told)
         if done.returncode == -9 or "RESOURCE_EXHAUSTED" in done.stderr:
             raise MemoryError(f"{request}: {said[0]}")
         raise RuntimeError(f"{request}: {said[0]}")

@@ -9,6 +9,7 @@ from typing import Literal
 from tiltrl.bench.results import BenchResult, read_result
 from tiltrl.bench.work import STAGES
 from tiltrl.errors import InputError
+from tiltrl.files import writable
 from tiltrl.presets import PRESETS, PresetName
 
 Subject = Literal["behavior", "critic", "candidates", "alignment", "acting"]
@@ -34,11 +35,14 @@ class BenchOptions:
         """What to compare with, if anything.
 
         Raises:
-            InputError: a value cannot be used, or the file to compare with is none of ours.
+            InputError: a value cannot be used, nothing can be written to `out`, or the file to compare with is none of
+                ours.
         """
         for name, given, known in (("preset", self.preset, PRESETS), ("stage", self.stage, SUBJECTS)):
             if not given or len(set(given)) < len(given) or not set(given) <= set(known):
                 raise InputError(f"{name} = {' '.join(given)!r}; name each of {', '.join(known)} at most once")
         if not 0.1 <= self.seconds <= 600.0:
             raise InputError(f"seconds = {self.seconds}; it must lie in 0.1 to 600")
+        if self.out is not None:
+            writable(self.out, ".json")
         return None if self.compare is None else read_result(self.compare)

@@ -45,7 +45,7 @@ class StageResult:
     bytes: int  # the same
     rows: int  # examples or candidates of one step
     steps_per_second: Spread
-    peak: float  # FLOP/s of the best matrix product, measured by the same process just before
+    peak: float  # FLOP/s of the best matrix product, measured by the same process
     compile_seconds: float  # tracing, lowering and compiling all that ran until the first step was done
     memory: int  # bytes: the device's peak, or where it keeps no count, what the largest program needs
 

@@ -7,7 +7,6 @@ from tiltrl.bench.measure import Answer, Request, asked
 from tiltrl.bench.options import BenchOptions
 from tiltrl.bench.results import BenchResult
 from tiltrl.bench.work import STAGES, StageName
-from tiltrl.files import write_json
 from tiltrl.progress import Reporter
 
 
@@ -22,10 +21,10 @@ def requests(options: BenchOptions) -> list[Request]:
 
 
 def run_bench(options: BenchOptions, progress: Reporter) -> BenchResult:
-    """Measure all that is asked for, and write it where that is asked for.
+    """Measure all that is asked for.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: something was refused.
     """
     todo = requests(options)
     progress.start("bench", len(todo))
@@ -33,7 +32,7 @@ def run_bench(options: BenchOptions, progress: Reporter) -> BenchResult:
     for request in todo:
         answers.append(asked(request))
         progress.update(len(answers), len(todo), {})
-    result = BenchResult(
+    return BenchResult(
         kind="tiltrl bench 1",
         # Of the last: the first may have been kept on one core.
         machine=answers[-1].machine,
@@ -41,6 +40,3 @@ def run_bench(options: BenchOptions, progress: Reporter) -> BenchResult:
         stages=tuple(answer.stage for answer in answers if answer.stage is not None),
         acting=tuple(found for answer in answers for found in answer.acting),
     )
-    if options.out is not None:
-        write_json(options.out, result)
-    return result

@@ -112,7 +112,7 @@ def behavior_work(preset: PresetName) -> Work:
 
     def train(session: Session) -> None:
         data = made_up(given.annotate.k)
-        train_behavior((jnp.asarray(data.obs), jnp.asarray(data.action)), config, _keys(), session)
+        train_behavior((jax.device_put(data.obs), jax.device_put(data.action)), config, _keys(), session)
 
     return Work("behavior", preset, counts.behavior_step(config, OBS, ACT), config.batch, _until_enough(train))
 
@@ -126,7 +126,7 @@ def critic_work(preset: PresetName) -> Work:
     def train(session: Session) -> None:
         data = made_up(given.annotate.k)
         obs, action, reward, next_obs, discount = map(
-            jnp.asarray, (data.obs, data.action, data.reward, data.next_obs, data.discount)
+            jax.device_put, (data.obs, data.action, data.reward, data.next_obs, data.discount)
         )
         if isinstance(config, IQLConfig):
             train_iql(Batch(obs, action, reward, next_obs, discount), config, _keys(), session)
@@ -147,7 +147,7 @@ def alignment_work(preset: PresetName) -> Work:
 
     def train(session: Session) -> None:
         data = made_up(k)
-        obs, candidates, q = (jnp.asarray(array)[None] for array in (data.obs[:LABELED], data.candidates, data.q))
+        obs, candidates, q = (jax.device_put(array[None]) for array in (data.obs[:LABELED], data.candidates, data.q))
         behavior = jax.vmap(lambda key: Energy(OBS, ACT, network, key=key))(_keys())
         train_policy(behavior, obs, candidates, q, jnp.asarray(given.betas[:1]), config, _keys(), session)
 

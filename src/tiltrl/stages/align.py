@@ -16,7 +16,7 @@ from tiltrl import losses
 from tiltrl.diffusion.energy import Energy
 from tiltrl.diffusion.schedule import T_MIN, TimeLaw, diffuse, random_times
 from tiltrl.stages.tilt import watch
-from tiltrl.training.loop import Draw, Metrics, Session, Update, fit, mapped, random_rows
+from tiltrl.training.loop import Draw, Metrics, Session, Update, few_rows, fit, mapped, random_rows
 from tiltrl.training.optimizer import Learner, cosine_adam, gradient_step, init_learner
 
 WATCHED = 2
@@ -115,7 +115,7 @@ def _step(config: AlignConfig) -> tuple[optax.GradientTransformation, Update[Ali
         noisy = diffuse(
             action, jax.random.normal(noise_key, action.shape), jnp.broadcast_to(t[:, None], action.shape[:2])
         )
-        seen_obs, seen_action, seen_q = random_rows(given.held_out, WATCHED, rows_key)
+        seen_obs, seen_action, seen_q = few_rows(given.held_out, WATCHED, rows_key)
         seen_t = random_times(watch_time_key, WATCHED, "log_snr")
         seen_noise = jax.random.normal(watch_noise_key, seen_action.shape)
         seen = diffuse(seen_action, seen_noise, jnp.broadcast_to(seen_t[:, None], seen_action.shape[:2]))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tiltrl.errors import InputError
 from tiltrl.training.parallel import everywhere, of_first, on_one, replicate, split
@@ -38,7 +38,19 @@ PATIENCE = 1.0
 
 def random_rows(data: Rows, count: int, key: PRNGKeyArray) -> Rows:
     """So many rows of a pytree of arrays, each drawn from all; several devices share them."""
-    index = split(jax.random.randint(key, (count,), 0, jax.tree.leaves(data)[0].shape[0]))
+    return _at(data, split(_drawn(data, count, key)))
+
+
+def few_rows(data: Rows, count: int, key: PRNGKeyArray) -> Rows:
+    """The same of so few rows that every device has them all."""
+    return _at(data, _drawn(data, count, key))
+
+
+def _drawn(data: Any, count: int, key: PRNGKeyArray) -> Int[Array, " rows"]:
+    return jax.random.randint(key, (count,), 0, jax.tree.leaves(data)[0].shape[0])
+
+
+def _at(data: Rows, index: Int[Array, " rows"]) -> Rows:
     return jax.tree.map(lambda array: array[index], data)
 
 

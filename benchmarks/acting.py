@@ -1,8 +1,8 @@
 """How few solver calls keep a policy's actions, how fast they are, and what is left of its score.
 
     tiltrl run tiltrl/hopper/mixed-v0 --seeds 3 --out runs/hopper       # and others alike
-    tiltrl distill runs/hopper/policies/beta1-seed0                     # of each
-    python benchmarks/acting.py runs/hopper/policies/beta1-seed? runs/beta1-seed?-distilled/policies/*
+    tiltrl distill runs/hopper/policies/beta1-seed0 --out runs/hopper-distilled0     # of each
+    python benchmarks/acting.py runs/hopper/policies/beta1-seed? runs/hopper-distilled?/policies/*
 
 Writes `benchmarks/results/acting.json` and `acting.md`. Of the first diffusion policy of each task: the distance of
 few-call samplers to 100 calls at logged states. Of all: whole episodes by the samplers of `CONTESTED`, and those of
@@ -36,7 +36,7 @@ from tiltrl.presets import FAST, PAPER
 from tiltrl.stages.annotate import SamplerConfig, actions_from, sample_candidates
 from tiltrl.stages.distill import energy_distance, spread
 
-PAPERS, FEW = SamplerConfig(15, "2s", "uniform"), SamplerConfig(5, "2mf", "quadratic")
+PAPERS, FEW = PAPER.sampler, FAST.sampler
 EXACT = SamplerConfig(100, "2m", "log_snr")
 CONTESTED = (PAPERS, FEW, SamplerConfig(8, "2m", "log_snr"))  # the last is the nearest to exact of these
 CALLS = (3, 4, 5, 6, 8, 15)

@@ -9,7 +9,6 @@ samples and fresh data, on the bandit's eight Gaussians, whose diffused score is
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import jax
@@ -22,6 +21,7 @@ from tiltrl.bandit.datasets import EIGHT_DEVIATION, bandit_set, eight_centers
 from tiltrl.bandit.measure import sliced_wasserstein
 from tiltrl.diffusion.samplers import GRIDS, SOLVERS, Denoiser, Grid, Solver, sample
 from tiltrl.diffusion.schedule import T_MIN, alpha_sigma
+from tiltrl.files import write_json
 
 CALLS = (2, 3, 5, 8, 10, 15, 20, 25, 35, 50, 100)
 SAMPLES = 50_000
@@ -77,7 +77,7 @@ def main() -> None:
         for solver, grid in KINDS
         for calls in CALLS
     ]
-    (RESULTS / "samplers.json").write_text(json.dumps({"perfect_sample": floor, "rows": rows}, indent=1) + "\n")
+    write_json(RESULTS / "samplers.json", {"perfect_sample": floor, "rows": rows})
 
     figure = Figure(figsize=(8.5, 3.4), dpi=120, facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -19,7 +19,14 @@ from tiltrl.errors import InputError
 from tiltrl.training import parallel
 
 ALONG = Path(__file__).with_name("along.py")
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+def devices(count: int) -> dict[str, str]:
+    """The environment of a process that sees so many."""
+    return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"}
+
+
+TWO_DEVICES = devices(2)
 
 
 def start(folder: Path, *words: object, **environment: str) -> subprocess.Popen[str]:
@@ -55,7 +62,7 @@ def a_pair(folders: list[Path], stops: tuple[int, int] = (0, 0)) -> list[int]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("alone")
-    assert finish(start(folder, 0, XLA_FLAGS="")) == [0]
+    assert finish(start(folder, 0)) == [0]
     return np.load(folder / "found.npz")
 
 
@@ -89,7 +96,7 @@ print(jax.device_count(), "devices")
 
 
 def test_an_alignment_looks_at_fewer_states_than_there_are_devices() -> None:
-    four = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    four = os.environ | {"JAX_PLATFORMS": "cpu"} | devices(4)
     done = subprocess.run([sys.executable, "-c", TILT], env=four, capture_output=True, text=True, timeout=300)
     assert done.stdout == "4 devices\n", done.stderr
 

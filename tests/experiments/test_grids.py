@@ -20,8 +20,11 @@ def test_scores_are_data_sets_by_seeds_by_methods():
     assert [(cell.data, cell.seed, cell.method) for cell in found] == [
         (data, seed, method) for data in ("demo", "x.npz") for seed in (0, 1) for method in ("eda", "bc")
     ]
+    rivals = [(method, None) for method in METHODS]
     usual = [(cell.method, cell.critic) for cell in cells("scores")]
-    assert usual == [("eda", None), ("eda", "iql"), *((method, None) for method in METHODS)]
+    assert usual == [("eda", None), ("eda", "iql"), *rivals]
+    papers = [(cell.method, cell.critic) for cell in cells("scores", preset="paper")]
+    assert papers == [("eda", None), *rivals]  # its EDA has that critic
 
 
 def test_eda_on_a_critic_is_a_method():

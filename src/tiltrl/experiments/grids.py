@@ -13,14 +13,12 @@ from tiltrl.experiments.cell import BANDIT, BANDIT_COMPARE, EDA, Cell
 from tiltrl.experiments.options import ExperimentName, ExperimentOptions
 from tiltrl.experiments.published import D4RL, betas_of, expanded
 from tiltrl.methods import MethodName
-from tiltrl.presets import CriticName, check_betas, check_budget, preset_named
+from tiltrl.presets import CRITICS, CriticName, PresetName, check_betas, check_budget, preset_named
 
 ON_CRITICS = {f"{EDA}-{critic}": critic for critic in get_args(CriticName)}
 """EDA on a critic that is not its preset's, as a method beside the rivals that have that critic."""
 KNOWN = (EDA, *ON_CRITICS, *get_args(MethodName))
 """EDA and its rivals."""
-USUAL = (EDA, f"{EDA}-iql", *get_args(MethodName))
-"""The methods of `scores`: EDA as it is, and on the critic that most rivals have."""
 
 Values = tuple[str, ...]
 Vary = Callable[[Cell, Values], list[Cell]]
@@ -38,6 +36,12 @@ class Experiment:
 
 def _methods(cell: Cell, values: Values) -> list[Cell]:
     return [_method(cell, name) for name in values]
+
+
+def usual(preset: PresetName) -> tuple[str, ...]:
+    """The methods of `scores`: EDA, EDA on the critic that most rivals have where that is another, and the rivals."""
+    own = preset_named(preset).critic == CRITICS[preset]["iql"]
+    return (EDA, *(() if own else (f"{EDA}-iql",)), *get_args(MethodName))
 
 
 def _method(cell: Cell, name: str) -> Cell:
@@ -117,7 +121,7 @@ def grid(options: ExperimentOptions, *, together: bool) -> list[Cell]:
     _check(options, experiment)
     values = options.values
     if options.name == "scores":
-        values = options.methods or USUAL
+        values = options.methods or usual(options.preset)
     seeds = [(0, options.seeds)] if together and not bandit else [(seed, 1) for seed in range(options.seeds)]
     cells = [
         cell

@@ -77,6 +77,7 @@ def test_the_cell_of_a_killed_worker_is_done_by_the_other(tmp_path: Path, cluste
         cluster.stdin.write("kill\n")
         cluster.stdin.flush()
         assert cluster.stdout.readline() == "killed\n"
+        time.sleep(5)  # else the lost worker's command may end well before its process hears that it is lost
         (switches / "hang").unlink()
         said, wrong = driver.communicate(timeout=240)
     assert driver.returncode == 0, wrong

@@ -91,8 +91,14 @@ def fitted(data: Transitions, train: Transitions, name: str, config: BehaviorCon
 
 
 def main(options: Options) -> None:
-    """Train and compare the named models."""
+    """Train and compare the named models.
+
+    Raises:
+        InputError: one cannot be trained, or none is named.
+    """
     asked = {model: described(model) for model in options.models}  # before long work
+    if not asked:
+        raise InputError("models: there are none; name one or more, such as fast paper:5000")
     data = load(options.dataset)
     _, rows, held_out = split_episodes(data, 0.1, seed=0)
     train = dataclasses.replace(

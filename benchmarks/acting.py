@@ -85,7 +85,7 @@ def latency(folder: str, sampler: SamplerConfig | None, k: int) -> dict[str, Any
 def _latency(folder: str, sampler: SamplerConfig | None, k: int, times: int = 3000) -> dict[str, Any]:
     pin(1)  # before JAX looks how many cores there are
     policy = load_policy(folder)
-    policy = policy.replace(candidates=k, sampler=sampler or policy.config.sampler)
+    policy = policy.best_of(k).replace(sampler=sampler or policy.config.sampler)
     obs = np.array(policy.config.scaling.obs_mean, np.float32)
     seconds = []
     for _ in range(times + 100):
@@ -144,7 +144,7 @@ def measure(folders: list[str], episodes: int, seed: int) -> dict[str, Any]:
         samplers = (policy.config.sampler,) if folder in students else CONTESTED
         for sampler in samplers if episodes else ():
             acting = "distilled" if folder in students else name_of(sampler)
-            values = scores(policy.replace(sampler=sampler, candidates=1), episodes, seed)
+            values = scores(policy.mean_of(1).replace(sampler=sampler), episodes, seed)
             entry = {"policy": folder, "task": policy.config.task.dataset, "acting": acting, "scores": values}
             found["scores"].append(entry)
             print(f"{folder}: {acting}: score {np.mean(values):.1f}")

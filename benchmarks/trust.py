@@ -64,7 +64,7 @@ def points_of(folder: Path) -> list[Point]:
         raise InputError(f"{path}: is missing; finish the run with `tiltrl run`")
     results = json.loads(path.read_text())
     scores = {row["policy"]: row["scores"] for row in results["rows"]}
-    aligned = [name for name in scores if name.startswith("aligned, ") and "best of" not in name]
+    aligned = [name for name in scores if name.startswith("aligned, ") and " of " not in name]
     if "behavior" not in scores or not aligned:
         raise InputError(f"{path}: rows: hold {', '.join(scores)}; a behavior and an aligned policy are needed")
     files = [*folder.glob("critic-check.json"), *folder.glob("critic-*/critic-check.json")]

@@ -217,7 +217,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "more after the end": (text("{} {}"), "policy.json: not readable as JSON"),
     # the fields of policy.json
     "no format": (field("format", ...), "format None is not known here"),
-    "a format to come": (field("format", 5), "format 5 is not known here; this version reads formats 1, 2, 3, 4"),
+    "a format to come": (field("format", 6), "format 6 is not known here; this version reads formats 1, 2, 3, 4, 5"),
     "no network": (field("energy", None), "energy, one_step, actor: exactly one of the three"),
     "two networks": (field("one_step", {"width": 8}), "energy, one_step, actor: exactly one of the three"),
     "a student that fills the memory": (
@@ -315,6 +315,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         "numbers a decision; at most 1048576 are drawn",
     ),
     "endless pessimism": (field("pessimism", 1e300), "pessimism = 1e+300"),
+    "a choice that is code": (field("choice", "os.system"), "field choice"),
     "a choice without critic": (every(field("critic", None), field("candidates", 3)), "there is no critic to choose"),
     # the environment
     "an environment that is imported": (spec(id="trap:Hopper-v5"), "id is 'trap:Hopper-v5'"),

@@ -73,6 +73,14 @@ def test_the_best_of_several_is_the_critics(make: Callable[[int], Energy | OneSt
     np.testing.assert_allclose(actor(STATES), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [energy, one_step])
+def test_without_a_critic_the_mean_of_several_is_taken(make: Callable[[int], Energy | OneStep]) -> None:
+    network, (_, use) = make(0), jax.random.split(jax.random.key(0))
+    drawn = np.asarray(draw(network, STATES, SAMPLER, use, 5))
+    actor = started(Actor(network, None, SAMPLER, 5, 1.0), 0)
+    np.testing.assert_allclose(actor(STATES), drawn.mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
 def test_policies_of_equal_shapes_share_one_program() -> None:
     before = _program.cache_info().misses
     for seed in (10, 11):

@@ -60,12 +60,18 @@ def test_a_rival_trains_acts_and_is_evaluated(name, shared, monkeypatch, capsys)
     printed = capsys.readouterr().out
     found = json.loads((shared / f"baseline-{name}.json").read_text())
     rows = {row["policy"]: row["scores"] for row in found["rows"]}
-    assert set(rows) == {"data", name} | ({"behavior"} if METHODS[name].behavior else set())
-    assert np.isfinite(rows[name]).all()
-    assert np.shape(rows[name]) == (1, 2)
+    policy = tiltrl.load_policy(shared / "policies" / f"{name}-seed0")
+    how = policy.config.acting
+    assert how == ("" if policy.config.candidates == 1 else f"best of {policy.config.candidates}")
+    own = {f"{name}, {how}"} if how else {name}
+    if policy.config.candidates == 1 and policy.network.noise_dim:
+        own |= {f"{name}, mean of 8"}
+    assert set(rows) == {"data"} | own | ({"behavior"} if METHODS[name].behavior else set())
+    for row in own:
+        assert np.isfinite(rows[row]).all()
+        assert np.shape(rows[row]) == (1, 2)
     assert name in printed
     assert (shared / f"baseline-{name}.png").read_bytes().startswith(b"\x89PNG")
-    policy = tiltrl.load_policy(shared / "policies" / f"{name}-seed0")
     action = policy.sample(np.zeros((3, 11), np.float32))
     assert action.shape == (3, 3)
     assert np.isfinite(action).all()

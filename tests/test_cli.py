@@ -35,7 +35,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 def test_a_run_ends_with_table_picture_numbers_and_a_policy(finished):
     out, printed = finished
-    for row in ("data", "behavior", "behavior, best of 4", "aligned, beta 1"):
+    for row in ("data", "behavior", "behavior, best of 4", "aligned, beta 1", "aligned, beta 1, mean of 8"):
         assert row in printed
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((out / "results.json").read_text())
@@ -44,6 +44,7 @@ def test_a_run_ends_with_table_picture_numbers_and_a_policy(finished):
     assert results["trust"][0]["verdict"] in ("good", "weak", "harmful")
     assert "not a D4RL score" in results["scores_are"]
     policy = tiltrl.load_policy(out / "policies" / "beta1-labels0.004-seed0")
+    assert policy.config.acting == "mean of 8"
     action = policy.sample(np.zeros((5, 11), np.float32))
     assert action.shape == (5, 3)
     assert np.abs(action).max() <= 1.0

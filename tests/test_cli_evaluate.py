@@ -14,7 +14,7 @@ from hostile_policies import CONFIG, NETWORK, SHAPE
 from tiltrl import api, cli
 from tiltrl.cli import EvaluateConfig
 from tiltrl.diffusion.energy import Energy
-from tiltrl.policy import Policy
+from tiltrl.policy import Policy, acting
 from tiltrl.stages.critics.networks import init_critic
 
 
@@ -55,7 +55,7 @@ def test_an_interrupted_evaluation_goes_on_from_what_is_saved(
     assert not list(tmp_path.rglob("*.parts")), "nothing is left"
 
     cli.evaluate(EvaluateConfig(other, episodes=5, out=out))
-    cli.evaluate(EvaluateConfig(policy, episodes=5, out=out, candidates=2))
+    cli.evaluate(EvaluateConfig(policy, episodes=5, out=out, best_of=2))
     assert len(seeds) == 4 + 3 + 3, "another policy, or another way to act, has nothing to do with it"
 
 
@@ -66,21 +66,24 @@ def test_what_is_kept_belongs_to_one_evaluation(tmp_path: Path, monkeypatch: pyt
         EvaluateConfig(other),
         EvaluateConfig(policy, episodes=21),
         EvaluateConfig(policy, seed=1),
-        EvaluateConfig(policy, candidates=2),
+        EvaluateConfig(policy, best_of=2),
+        EvaluateConfig(policy, mean_of=2),
     ]
     places = [
-        cli._unfinished(config, cli.load_policy(config.policy).replace(candidates=config.candidates))
+        cli._unfinished(config, acting(cli.load_policy(config.policy), config.mean_of, config.best_of))
         for config in configs
     ]
     assert len({place.name.split("-")[-1] for place in places}) == len(configs)
     assert not any(place.is_relative_to(policy) for place in places)
 
 
-def test_the_best_of_several_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_way_to_act_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     policy = save(tmp_path / "policy", 0)
-    for candidates in (1, 2):
-        cli.evaluate(EvaluateConfig(policy, episodes=1, candidates=candidates))
+    cli.evaluate(EvaluateConfig(policy, episodes=1))
+    cli.evaluate(EvaluateConfig(policy, episodes=1, best_of=2))
+    cli.evaluate(EvaluateConfig(policy, episodes=1, mean_of=2))
     found = {path.name: json.loads(path.read_text()) for path in policy.glob("evaluation*")}
-    assert set(found) == {"evaluation-seed0.json", "evaluation-best-of-2-seed0.json"}
-    assert found["evaluation-best-of-2-seed0.json"]["policy"]["candidates"] == 2
+    ways = {name: (each["policy"]["candidates"], each["policy"]["choice"]) for name, each in found.items()}
+    assert ways.pop("evaluation-seed0.json")[0] == 1
+    assert ways == {"evaluation-best-of-2-seed0.json": (2, "best"), "evaluation-mean-of-2-seed0.json": (2, "mean")}

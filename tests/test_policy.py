@@ -97,7 +97,16 @@ def test_the_critic_picks_the_best_of_the_candidates(policy: Policy) -> None:
         actions = chooser.sample(np.repeat(STATES, 50, axis=0))
         return float(np.mean(values(unit, CONFIG.scaling.to_unit(actions))))
 
-    assert mean_value(policy.replace(candidates=8)) > mean_value(policy.replace(candidates=1))
+    assert mean_value(policy.best_of(8)) > mean_value(policy.best_of(1))
+
+
+def test_the_mean_of_many_leaves_the_noise_out(policy: Policy) -> None:
+    many = np.repeat(STATES[:1], 200, axis=0)
+    single, averaged = policy.mean_of(1).sample(many), policy.mean_of(64).sample(many)
+    assert policy.mean_of(64).config.acting == "mean of 64" and policy.mean_of(1).config.acting == ""
+    error = 6 * single.std(axis=0) / np.sqrt(200)  # of the mean of as many samples, with room
+    assert np.all(np.abs(averaged.mean(axis=0) - single.mean(axis=0)) < error)
+    np.testing.assert_allclose(averaged.std(axis=0), single.std(axis=0) / 8, rtol=0.35)
 
 
 def test_energies_are_the_networks(policy: Policy) -> None:
@@ -210,15 +219,16 @@ def test_energies_that_cannot_be_asked(policy: Policy, action: Any, t: float, me
 
 
 def test_choosing_needs_a_critic(policy: Policy) -> None:
-    with pytest.raises(InputError, match="candidates = 2: choosing among actions needs a critic"):
+    with pytest.raises(InputError, match="best_of = 2: choosing among actions needs a critic"):
         Policy(policy.network, replace(CONFIG, candidates=2))
+    assert Policy(policy.network, replace(CONFIG, candidates=2, choice="mean")).sample(STATES).shape == (4, ACT)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"colour": "red"}, "policy.json: field 'colour' is unknown"),
-        ({"format": 5}, "policy.json: format 5 is not known here; this version reads formats 1, 2, 3, 4"),
+        ({"format": 6}, "policy.json: format 6 is not known here; this version reads formats 1, 2, 3, 4, 5"),
         ({"sampler": {"solver": "euler"}}, "policy.json: field sampler.solver"),
         ({"energy": as_json(NETWORK) | {"blocks": 2}}, "policy.safetensors: has .* bytes where policy.json describes"),
         ({"task": {}}, "policy.json: field task.dataset"),
@@ -281,7 +291,10 @@ def test_a_policy_has_one_network() -> None:
 
 def test_a_digest_is_of_all_that_a_policy_is(policy: Policy, folder: Path) -> None:
     assert load_policy(folder, seed=3).digest == load_policy(folder).digest
-    assert len({policy.digest, another(1).digest, another(2).digest, policy.replace(candidates=2).digest}) == 4
+    assert (
+        len({policy.digest, another(1).digest, another(2).digest, policy.best_of(2).digest, policy.mean_of(2).digest})
+        == 5
+    )
 
 
 # --- Saving -----------------------------------------------------------------------------------------------------------

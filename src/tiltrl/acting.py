@@ -69,6 +69,7 @@ class Actor:
     """
 
     def __init__(self, network: Network, critic: Critic | None, sampler: SamplerConfig, k: int, pessimism: float):
+        """Of k actions the one that the critic prefers; without a critic their mean."""
         leaves, self._structure = jax.tree.flatten((network, critic if k > 1 else None))
         # On one device, wherever and on however many they were trained; `jnp.asarray` would compile for each shape.
         self._leaves = [jax.device_put(np.asarray(leaf)) for leaf in leaves]
@@ -106,7 +107,7 @@ def _program(
         network, critic = jax.tree.unflatten(structure, leaves)
         following, key = jax.random.split(jax.random.wrap_key_data(data, impl=kind))
         actions = draw_actions(network, obs, sampler, key, k)
-        action = actions[:, 0] if critic is None else best_actions(critic, obs, actions, pessimism)
+        action = jnp.mean(actions, axis=1) if critic is None else best_actions(critic, obs, actions, pessimism)
         return action, jax.random.key_data(following)
 
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=kind)))

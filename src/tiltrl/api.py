@@ -159,7 +159,7 @@ def align(
     Args:
         behavior: the model to start from; it is not changed.
         score: any function `(obs, action) -> q` of arrays of rows, such as a critic of `fit_critic`. A critic stays
-            with the policy: `policy.replace(candidates=4)` takes the best by Q of 4 actions.
+            with the policy: `policy.best_of(4)` takes the best by Q of 4 actions.
         data: where the states come from; its own actions and rewards are not used.
         beta: temperature: the smaller, the further from the behavior. None: the preset's first.
         preset: number of candidates, steps and the like.
@@ -239,7 +239,8 @@ def _tilted(behavior: Policy, given: Candidates, tilt: Tilt, preset: Preset, see
     facts = {"stage": "align", "beta": float(found.beta[0, 0]), "kl": tilt.kl, "seed": seed} | told
     provenance = behavior.config.provenance | facts
     # A critic that the behavior may hold is not what this tilt was made with.
-    described = dataclasses.replace(behavior.config, provenance=provenance, critic=None, candidates=1)
+    acting = {"candidates": preset.averaged, "choice": "mean"}
+    described = dataclasses.replace(behavior.config, provenance=provenance, critic=None, **acting)
     return Policy(member(member(found.policy, 0), 0), described, seed=seed)
 
 
@@ -342,7 +343,7 @@ def policy_config(data: Transitions, scaling: Scaling, preset: Preset, provenanc
     )
 
 
-def with_critic(policy: Policy, score: CriticScore, candidates: int = 1) -> Policy:
-    """The same policy with a critic at hand; with several candidates, the best of them by Q is taken."""
-    config = dataclasses.replace(policy.config, critic=score.shape, pessimism=score.pessimism, candidates=candidates)
+def with_critic(policy: Policy, score: CriticScore) -> Policy:
+    """The same policy with a critic at hand, for `best_of`."""
+    config = dataclasses.replace(policy.config, critic=score.shape, pessimism=score.pessimism)
     return Policy(policy.network, config, score.critic, policy.seed)

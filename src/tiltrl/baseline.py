@@ -23,7 +23,7 @@ from tiltrl.presets import shortened
 from tiltrl.progress import Reporter
 from tiltrl.results import PolicyEpisodes
 from tiltrl.runs import Stage
-from tiltrl.scoring import Lineup, behavior_policy, evaluate_lineup, evaluation_stage
+from tiltrl.scoring import Lineup, add_to, behavior_policy, evaluate_lineup
 from tiltrl.stages.annotate import choose_states
 from tiltrl.stages.baselines.common import Given, Outcome
 from tiltrl.stages.critics.networks import init_critic
@@ -110,7 +110,7 @@ class Baseline:
             described = dataclasses.replace(described, energy=None, actor=self.config.actor)
         policy = Policy(actor, described)
         chooser = self._chooser(i)
-        return policy if chooser is None else with_critic(policy, chooser, self.config.candidates)
+        return policy if chooser is None else with_critic(policy, chooser).best_of(self.config.candidates)
 
     def save(self) -> Path:
         """Write the policy of every seed, ready to load; returns the first one's folder."""
@@ -121,14 +121,19 @@ class Baseline:
         return places[0]
 
     def evaluate(self) -> tuple[list[Row], list[PolicyEpisodes]]:
-        """Full episodes of the rival and, where it has one, of the behavior model."""
+        """Full episodes of the rival and, where it has one, of the behavior model.
+
+        One that acts by a single sampled action is run by the mean of several as well, as EDA's policies are.
+        """
         run, seeds = self.run, range(len(self.run.seeds))
         lineup: Lineup = {}
         if self.method.behavior:
-            stage = evaluation_stage(run, "behavior", run.behavior_stage, 1)
-            lineup["behavior"] = stage, [behavior_policy(run, i) for i in seeds]
+            add_to(lineup, run, "behavior", run.behavior_stage, [behavior_policy(run, i) for i in seeds])
         members = [self.policy(i) for i in seeds]
-        lineup[self.name] = evaluation_stage(run, self.name, self.stage, members[0].config.candidates), members
+        add_to(lineup, run, self.name, self.stage, members)
+        averaged = run.preset.averaged
+        if averaged > 1 and members[0].config.candidates == 1 and members[0].network.noise_dim:
+            add_to(lineup, run, self.name, self.stage, [policy.mean_of(averaged) for policy in members])
         return evaluate_lineup(run, lineup)
 
     def _given(self) -> Given:

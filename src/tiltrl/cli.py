@@ -38,7 +38,7 @@ from tiltrl.files import slug, write_json
 from tiltrl.hub import on_hub
 from tiltrl.options import RunConfig
 from tiltrl.pipeline import Run
-from tiltrl.policy import Policy, load_policy, versions
+from tiltrl.policy import Policy, acting, load_policy, versions
 from tiltrl.progress import LiveProgress
 from tiltrl.results import write_results
 from tiltrl.scoring import evaluate_policies, save_policies, write_run
@@ -122,11 +122,13 @@ class EvaluateConfig:
     """How many episodes."""
     seed: int = 0
     """Of the actions and of the environments' first states."""
-    candidates: int = 1
-    """Actions sampled for each one taken; the policy's critic picks the best."""
+    mean_of: int | None = None
+    """Act by the mean of so many sampled actions; 1: by a single one. Default: as the policy is saved."""
+    best_of: int | None = None
+    """Act by the one of so many sampled actions that the policy's critic prefers. Default: as the policy is saved."""
     out: Path | None = None
-    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder (of several
-    candidates evaluation-best-of-<n>-seed<seed>.json), or of one from the hub in a folder in runs. What is done of more
+    """Where the raw returns go, as JSON. Default: evaluation-seed<seed>.json in the policy's folder (of several actions
+    evaluation-mean-of-<n>-seed<seed>.json or best-of), or of one from the hub in a folder in runs. What is done of more
     than a hundred episodes is kept beside it, or without --out in runs, until all are."""
 
 
@@ -135,12 +137,12 @@ def evaluate(config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]) -> None:
 
     Example: tiltrl evaluate runs/demo-fast/policies/beta1-seed0 --episodes 100
     """
-    policy = load_policy(config.policy).replace(candidates=config.candidates)
+    policy = acting(load_policy(config.policy), config.mean_of, config.best_of)
     task = policy.config.task
     label = score_label(task)
     name, file = config.policy.name, "evaluation"
-    if config.candidates > 1:
-        name, file = f"{name}, best of {config.candidates}", f"{file}-best-of-{config.candidates}"
+    if how := policy.config.acting:
+        name, file = f"{name}, {how}", f"{file}-{slug(how)}"
     path = config.out or _results_of(config.policy, f"{file}-seed{config.seed}.json")
     kept = _unfinished(config, policy)
     with LiveProgress(console) as progress:

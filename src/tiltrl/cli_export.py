@@ -16,7 +16,7 @@ from tiltrl.export import export_onnx
 from tiltrl.export.functions import Kind
 from tiltrl.files import slug, writable
 from tiltrl.hub import on_hub
-from tiltrl.policy import Policy, load_policy
+from tiltrl.policy import Policy, acting, load_policy
 from tiltrl.progress import LiveProgress
 
 console = Console(markup=False, emoji=False)
@@ -34,8 +34,10 @@ class ExportOptions:
     """The policy; or its bare energy (obs, action, t -> energy); or its critic (obs, action -> value)."""
     calls: int | None = None
     """Network calls for each action. Default: as the policy acts."""
-    candidates: int | None = None
-    """Actions drawn for each one taken, the best by the critic. Default: as the policy acts."""
+    mean_of: int | None = None
+    """Act by the mean of so many sampled actions; 1: by a single one. Default: as the policy is saved."""
+    best_of: int | None = None
+    """Act by the one of so many sampled actions that the policy's critic prefers. Default: as the policy is saved."""
     anomaly: Path | None = None
     """A behavior policy's folder, such as runs/demo-fast/policies/behavior-seed0: with each action then comes how
     unusual it is, measured by that policy on its own data."""
@@ -47,28 +49,21 @@ class ExportOptions:
     out: Path | None = None
     """The file. Default: POLICY.onnx beside the policy's folder."""
 
-    def acting(self) -> Policy:
+    def asked(self) -> Policy:
         """The policy as it is to act.
 
         Raises:
             InputError: there is none, or it cannot act so.
         """
         policy = load_policy(self.policy)
-        for name, value in (("calls", self.calls), ("candidates", self.candidates)):
+        for name, value in (("calls", self.calls), ("mean_of", self.mean_of), ("best_of", self.best_of)):
             if value is not None and self.what != "policy":
                 raise InputError(f"{name} = {value}: what = {self.what} draws no actions; leave it out")
         if self.calls is not None:
             if policy.config.energy is None:
                 raise InputError(f"calls = {self.calls}: {self.policy} is distilled and acts in one; leave it out")
             policy = policy.replace(sampler=replace(policy.config.sampler, calls=self.calls))
-        if self.candidates is None:
-            return policy
-        if self.candidates > 1 and policy.critic is None:
-            raise InputError(
-                f"candidates = {self.candidates}: {self.policy} holds no critic (critic.safetensors) to choose among "
-                "actions; use 1"
-            )
-        return policy.replace(candidates=self.candidates)
+        return acting(policy, self.mean_of, self.best_of)
 
     @property
     def file(self) -> Path:
@@ -90,7 +85,7 @@ def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
     The file is compared with the policy at 10,000 logged observations, and is not written if they differ. Run it with
     `python -m tiltrl.runtime FILE`, or any ONNX runtime (docs/deploy.md).
     """
-    policy = options.acting()
+    policy = options.asked()
     path = writable(options.file, ".onnx")
     behavior = None if options.anomaly is None else load_policy(options.anomaly)
     data = load(options.data or data_of(policy))
@@ -113,7 +108,7 @@ def export(options: Annotated[ExportOptions, tyro.conf.arg(name="")]) -> None:
             on_progress=tell,
         )
     run_it = f"\n\nRun it:  python -m tiltrl.runtime {found.path}" if options.what == "policy" else ""
-    ties = f", {found.ties} ties of two candidates aside" if found.ties else ""
+    ties = f", {found.ties} ties of two actions aside" if found.ties else ""
     console.print(
         f"within {found.error:.1g} of the policy at {found.observations} observations{ties}\n"
         f"file     {found.path} ({found.size / 1e6:.1f} MB){run_it}",

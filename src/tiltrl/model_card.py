@@ -104,7 +104,7 @@ Arrays are safetensors and the description is JSON: loading executes nothing.
 ## Training
 
 {chr(10).join(trained) or "- not recorded"}
-- actions sampled for each one taken: {config.candidates}{", of which a critic picks" if config.candidates > 1 else ""}
+- acts by {_acting(config)}
 
 ## Not to be used for
 
@@ -119,6 +119,12 @@ Not stated. It is for who trained the policy to state, here and as `license` at 
 bind them.
 """
     return f"{text}\n{_MARK}{_digest(f'{text}{chr(10)}'.encode())} -->\n"
+
+
+def _acting(config: PolicyConfig) -> str:
+    if not config.acting:
+        return "a single sampled action"
+    return f"the {config.acting} sampled actions{', as its critic values them' if config.chooses else ''}"
 
 
 def _digest(text: bytes) -> str:

@@ -26,7 +26,7 @@ from tiltrl.diffusion.schedule import T_MIN
 from tiltrl.errors import InputError
 from tiltrl.hub import fetched
 from tiltrl.model_card import write_card
-from tiltrl.policy_folder import PolicyConfig, read_policy, write_policy
+from tiltrl.policy_folder import MOST_CANDIDATES, PolicyConfig, read_policy, write_policy
 from tiltrl.serialization import fingerprint
 from tiltrl.stages.critics.networks import Critic
 from tiltrl.stages.keys import stage_key
@@ -75,14 +75,18 @@ class Policy:
         """Put a policy together.
 
         Raises:
-            InputError: more than one candidate is asked for and there is no critic to choose between them.
+            InputError: the best of several candidates is asked for and there is no critic to choose between them.
         """
-        if config.candidates > 1 and critic is None:
-            raise InputError(f"candidates = {config.candidates}: choosing among actions needs a critic; use 1")
+        if config.chooses and critic is None:
+            raise InputError(
+                f"best_of = {config.candidates}: choosing among actions needs a critic, and the policy holds none (a "
+                "folder's is critic.safetensors); use mean_of"
+            )
         self.network = network
         self.critic = critic
         self.config = config
-        self._actor = Actor(network, critic, config.sampler, config.candidates, config.pessimism)
+        chooser = critic if config.chooses else None
+        self._actor = Actor(network, chooser, config.sampler, config.candidates, config.pessimism)
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
@@ -120,8 +124,20 @@ class Policy:
         """The same networks with some fields of the configuration changed, such as `candidates=1`."""
         return Policy(self.network, dataclasses.replace(self.config, **changes), self.critic, self.seed)
 
+    def mean_of(self, candidates: int) -> Policy:
+        """The same policy, acting by the mean of so many sampled actions; of 1, by a single one."""
+        return self.replace(candidates=candidates, choice="mean")
+
+    def best_of(self, candidates: int) -> Policy:
+        """The same policy, acting by the one of so many sampled actions that its critic prefers (rejection sampling).
+
+        Raises:
+            InputError: it has no critic, and more than one is asked for.
+        """
+        return self.replace(candidates=candidates, choice="best")
+
     def sample(self, obs: Observation) -> Float[np.ndarray, "*batch act"]:
-        """One action for each observation, within the action space's bounds.
+        """One action for each observation, within the action space's bounds: of several, as `config.acting` says.
 
         Args:
             obs: as arrays; or, where the task's environment has Dict observations, as it gives them (the leaves may
@@ -179,7 +195,7 @@ class Policy:
         """Normalized log-density of actions, in nats and the environment's units, by the probability-flow ODE.
 
         Comparable across states and models, and hundreds of times the work of `energy`. It is the density of one
-        sample before clipping to the bounds; choosing the best of several candidates has another.
+        sample before clipping to the bounds; the best or the mean of several has another.
 
         Args:
             obs: observations.
@@ -272,6 +288,22 @@ class Policy:
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds NaN or infinite values; a policy can only act on finite numbers")
         return array.reshape(-1, size), array.shape[:-1]
+
+
+def acting(policy: Policy, mean_of: int | None, best_of: int | None) -> Policy:
+    """The policy as a command line asks for it; neither: as it is.
+
+    Raises:
+        InputError: both are asked for, a number lies outside its bounds, or there is no critic to choose.
+    """
+    if mean_of is not None and best_of is not None:
+        raise InputError(f"mean_of = {mean_of}, best_of = {best_of}: a policy acts in one way; give one of them")
+    for name, candidates in (("mean_of", mean_of), ("best_of", best_of)):
+        if candidates is not None and not 1 <= candidates <= MOST_CANDIDATES:
+            raise InputError(f"{name} = {candidates}; it must lie in 1 to {MOST_CANDIDATES}")
+    if best_of is not None:
+        return policy.best_of(best_of)
+    return policy if mean_of is None else policy.mean_of(mean_of)
 
 
 def log_ratio(

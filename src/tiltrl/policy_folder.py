@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -36,10 +36,10 @@ from tiltrl.stages.baselines.shapes import ActorShape
 from tiltrl.stages.critics.networks import Critic, CriticShape, init_critic
 from tiltrl.types import Scaling, Task, as_json
 
-FORMAT = 4
+FORMAT = 5
 """Version of the folder's layout; a reader refuses one it does not know."""
 _BEFORE_CHECKSUMS = 1  # an older layout, without SHA-256; still read
-_KNOWN = (_BEFORE_CHECKSUMS, 2, 3, FORMAT)  # 2 has no distilled policies, 3 no baselines
+_KNOWN = (_BEFORE_CHECKSUMS, 2, 3, 4, FORMAT)  # 2 has no distilled policies, 3 no baselines, 4 no means
 
 _DESCRIPTION, _NETWORK, _CRITIC = "policy.json", "policy.safetensors", "critic.safetensors"
 _MOST_TEXT = 8_000_000  # bytes of policy.json
@@ -48,9 +48,11 @@ _MOST_HEADER = 1 << 20  # bytes of a file beside its arrays: their names and sha
 FILES = {_DESCRIPTION: _MOST_TEXT, _NETWORK: _MOST_ARRAYS + _MOST_HEADER, _CRITIC: _MOST_ARRAYS + _MOST_HEADER}
 """A policy's files, the last only where it has a critic, and how many bytes each may have."""
 _MOST_OBS, _MOST_ACT = 65_536, 4096
+MOST_CANDIDATES = 4096
 _MOST_NOISE = 1 << 20  # numbers drawn for one decision
 _SHA256 = re.compile("[0-9a-f]{64}")
 
+Choice = Literal["best", "mean"]
 Tree = TypeVar("Tree")
 
 
@@ -63,7 +65,8 @@ class PolicyConfig:
     energy: EnergyConfig | None  # None: it acts by one of the two networks below
     sampler: SamplerConfig  # of a distilled policy, its teacher's; of a baseline, its behavior model's
     critic: CriticShape | None = None  # None: no rejection sampling
-    candidates: int = 1  # actions sampled for each one taken; the critic picks the best of them
+    candidates: int = 1  # actions sampled for each one taken
+    choice: Choice = "best"  # taken of several: the one that the critic prefers, or their mean
     pessimism: float = 1.0  # standard deviations of the critic's ensemble taken off its mean when it picks
     one_step: OneStepConfig | None = None  # the network of a distilled policy
     actor: ActorShape | None = None  # the network of a baseline
@@ -76,11 +79,23 @@ class PolicyConfig:
         Raises:
             InputError: a number lies outside its bounds, or there is not exactly one network.
         """
-        check_ranges(self, candidates=(1, 4096), pessimism=(-1e6, 1e6))
+        check_ranges(self, candidates=(1, MOST_CANDIDATES), pessimism=(-1e6, 1e6))
+        if self.choice not in get_args(Choice):
+            raise InputError(f"choice = {self.choice!r:.40}; one of {', '.join(get_args(Choice))} is needed")
         if sum(network is not None for network in (self.energy, self.one_step, self.actor)) != 1:
             raise InputError(
                 "energy, one_step, actor: exactly one of the three describes the policy's network; the others are null"
             )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a critic picks among several actions."""
+        return self.candidates > 1 and self.choice == "best"
+
+    @property
+    def acting(self) -> str:
+        """How several actions become one, in words; empty where a single one is sampled."""
+        return "" if self.candidates == 1 else f"{self.choice} of {self.candidates}"
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
@@ -335,7 +350,7 @@ def _check(config: PolicyConfig, where: str) -> None:
         if not fits.all():
             at = int(np.argmin(fits))
             raise InputError(f"{where}: field scaling.{name}.{at}: is {getattr(scaling, name)[at]}; {need}")
-    if config.candidates > 1 and config.critic is None:
+    if config.chooses and config.critic is None:
         raise InputError(f"{where}: field candidates: is {config.candidates}, and there is no critic to choose; use 1")
 
 

@@ -21,6 +21,7 @@ from tiltrl.evaluation.scores import normalized_score
 from tiltrl.files import read_json, write_json
 from tiltrl.pipeline import Run
 from tiltrl.policy import Policy
+from tiltrl.policy_folder import Choice
 from tiltrl.results import PolicyEpisodes, write_results
 from tiltrl.runs import Stage
 from tiltrl.stages.align import agreement, is_held_out
@@ -28,13 +29,13 @@ from tiltrl.stages.critics.check import TrustCheck
 from tiltrl.stages.critics.score import CriticScore
 
 
-def behavior_policy(run: Run, i: int, *, best_of: bool = False) -> Policy:
-    """The behavior of seed number i; with `best_of`, the best by Q of several of its actions."""
-    return _policy(run, member(run.behavior, i), i, {"stage": "behavior"}, best_of)
+def behavior_policy(run: Run, i: int, *, critic: bool = False) -> Policy:
+    """The behavior of seed number i, which acts by a single sampled action; with the run's critic if that is wanted."""
+    return _policy(run, member(run.behavior, i), i, {"stage": "behavior"}, critic)
 
 
-def aligned_policy(run: Run, i: int, j: int, *, best_of: bool = False) -> Policy:
-    """The policy of seed number i at tilt number j; `best_of` as for the behavior."""
+def aligned_policy(run: Run, i: int, j: int, *, critic: bool = False) -> Policy:
+    """The policy of seed number i at tilt number j, which acts as the preset says; `critic` as for the behavior."""
     network = member(member(run.aligned.policy, i), j)
     provenance = {
         "stage": "align",
@@ -46,20 +47,19 @@ def aligned_policy(run: Run, i: int, j: int, *, best_of: bool = False) -> Policy
         provenance |= {"label_fraction": run.config.label_fraction, "rewards": run.rewards}
     else:
         provenance |= {"preferences": run.preferences.digest, "answers": len(run.preferences)}
-    return _policy(run, network, i, provenance, best_of)
+    return _policy(run, network, i, provenance, critic).mean_of(run.preset.averaged)
 
 
 def save_policies(run: Run) -> Path:
     """Write every policy to `policies/`, ready to load; returns the folder of the first seed at the first tilt."""
     folder = run.folder.path / "policies"
-    best_of = run.has_critic
+    critic = run.has_critic
     for i, seed in enumerate(run.seeds):
         behavior = folder / f"behavior-seed{seed}"
-        if best_of or not behavior.exists():  # it keeps the critic of an earlier command where this one has none
-            behavior_policy(run, i, best_of=best_of).replace(candidates=1).save(behavior)
+        if critic or not behavior.exists():  # it keeps the critic of an earlier command where this one has none
+            behavior_policy(run, i, critic=critic).save(behavior)
         for j, _ in enumerate(run.tilts):
-            policy = aligned_policy(run, i, j, best_of=best_of).replace(candidates=1)
-            policy.save(folder / _folder(run, i, j))
+            aligned_policy(run, i, j, critic=critic).save(folder / _folder(run, i, j))
     if run.preferences is not None:
         _tell_agreement(run)
     return folder / _folder(run, 0, 0)
@@ -70,17 +70,27 @@ Lineup = dict[str, tuple[Stage, list[Policy]]]
 
 
 def evaluate_policies(run: Run) -> tuple[list[Row], list[PolicyEpisodes]]:
-    """Full episodes of every policy, each seed in environments of its own; a finished policy is not run again."""
-    both = (False, True) if run.has_critic else (False,)
+    """Full episodes of every policy, each seed in environments of its own; a finished policy is not run again.
+
+    Each acts by a single sampled action, by the mean of several, and by the best of several where there is a critic.
+    """
+    ways: list[tuple[int, Choice]] = [(1, "mean")]
+    if run.preset.averaged > 1:
+        ways.append((run.preset.averaged, "mean"))
+    if run.has_critic:
+        ways.append((run.preset.candidates, "best"))
+    seeds = range(len(run.seeds))
     lineup: Lineup = {}
-    for best in both:
-        of = run.critic_stage if best else run.behavior_stage  # a single action depends on no critic
-        members = [behavior_policy(run, i, best_of=best) for i in range(len(run.seeds))]
-        _add(lineup, run, "behavior", of, members)
+    for k, choice in ways:
+        critic = choice == "best"  # other actions depend on no critic
+        of = run.critic_stage if critic else run.behavior_stage
+        members = [behavior_policy(run, i, critic=critic).replace(candidates=k, choice=choice) for i in seeds]
+        add_to(lineup, run, "behavior", of, members)
     for j, tilt in enumerate(run.tilts):
-        for best in both:
-            members = [aligned_policy(run, i, j, best_of=best) for i in range(len(run.seeds))]
-            _add(lineup, run, f"aligned, {tilt}", run.policy_stage, members)
+        for k, choice in ways:
+            critic = choice == "best"
+            members = [aligned_policy(run, i, j, critic=critic).replace(candidates=k, choice=choice) for i in seeds]
+            add_to(lineup, run, f"aligned, {tilt}", run.policy_stage, members)
     return evaluate_lineup(run, lineup)
 
 
@@ -165,27 +175,29 @@ def _folder(run: Run, i: int, j: int) -> str:
     return f"{run.tilts[j].slug}{named}{k}{labels}-seed{run.seeds[i]}"
 
 
-def evaluation_stage(run: Run, name: str, of: Stage, k: int) -> Stage:
-    """Where the episodes of one of a stage's policies are kept, acting by the best of k actions."""
-    return run.folder.stage(
-        "evaluation", policy=name, of=of.key, sampler=run.preset.sampler, k=k, episodes=run.config.episodes
+def add_to(lineup: Lineup, run: Run, name: str, of: Stage, members: list[Policy]) -> None:
+    """Add a row for a stage's policies, named after how they act."""
+    config = members[0].config
+    label = f"{name}, {config.acting}" if config.acting else name
+    stage = run.folder.stage(
+        "evaluation",
+        policy=label,
+        of=of.key,
+        sampler=run.preset.sampler,
+        k=config.candidates,
+        episodes=run.config.episodes,
     )
+    lineup[label] = stage, members
 
 
-def _add(lineup: Lineup, run: Run, name: str, of: Stage, members: list[Policy]) -> None:
-    k = members[0].config.candidates
-    label = name if k == 1 else f"{name}, best of {k}"
-    lineup[label] = evaluation_stage(run, name, of, k), members
-
-
-def _policy(run: Run, network: Energy, i: int, provenance: dict[str, Any], best_of: bool) -> Policy:
+def _policy(run: Run, network: Energy, i: int, provenance: dict[str, Any], critic: bool) -> Policy:
     config = policy_config(run.data, run.scaling, run.preset, provenance | {"seed": run.seeds[i]})
     policy = Policy(network, config)
-    if not best_of:
+    if not critic:
         return policy
     score = run.score(i)
     assert isinstance(score, CriticScore), "a run has a critic only where it can be saved"
-    return with_critic(policy, score, run.preset.candidates)
+    return with_critic(policy, score)
 
 
 def _episodes(run: Run, stage: Stage, name: str, policy: Policy, seed: int) -> PolicyEpisodes:

@@ -29,7 +29,10 @@ def results(name, *records: Record, cells=()) -> Results:
         ("scores", CELL, "aligned, beta 0.5, best of 4", Place("EDA, best of 4")),
         ("scores", CELL, "behavior, best of 4", Place("behavior, best of 4")),
         ("scores", Cell("demo", "qgpo"), "qgpo", Place("qgpo")),
-        ("scores", Cell("demo", "idql"), "idql", Place("idql, best of 64")),
+        ("scores", Cell("demo", "idql"), "idql, best of 64", Place("idql, best of 64")),
+        ("scores", CELL, "aligned, beta 0.5, mean of 8", Place("EDA, mean of 8")),
+        ("scores", Cell("demo", critic="iql"), "aligned, beta 1, mean of 8", Place("EDA, mean of 8, on iql")),
+        ("scores", Cell("demo", critic="iql"), "behavior, mean of 8", Place("behavior, mean of 8", reference=True)),
         ("scores", Cell("demo", critic="iql"), "aligned, beta 1", Place("EDA, on iql")),
         ("scores", Cell("demo", critic="iql"), "aligned, beta 1, best of 4", Place("EDA, best of 4, on iql")),
         ("scores", Cell("demo", critic="iql"), "behavior, best of 4", Place("behavior, best of 4, on iql")),
@@ -41,6 +44,7 @@ def results(name, *records: Record, cells=()) -> Results:
         ("critics", Cell("demo", critic="iql"), "behavior, best of 4", Place("iql", "behavior, best of 4")),
         ("critics", Cell("demo", critic="iql"), "aligned, beta 1", Place("iql", "EDA")),
         ("k", Cell("demo", k=4, objective="value"), "aligned, beta 1, best of 4", Place("4", "value, best of 4")),
+        ("k", Cell("demo", k=4, objective="value"), "aligned, beta 1, mean of 8", Place("4", "value, mean of 8")),
         ("label-fraction", Cell("demo", label_fraction=0.1), "aligned, beta 1", Place("0.1", "EDA")),
         ("training-curve", Cell("demo", align_steps=300), "aligned, beta 1", Place("300", "EDA")),
     ],
@@ -77,10 +81,10 @@ def test_one_seed_says_that_its_interval_is_over_episodes_and_several_over_seeds
 
 
 def test_eda_is_compared_with_each_rival():
-    ours = record(CELL, {"aligned, beta 0.5": [[3.0, 4.0]]})
+    ours = record(CELL, {"aligned, beta 0.5": [[0.0, 0.0]], "aligned, beta 0.5, mean of 8": [[3.0, 4.0]]})
     theirs = record(Cell("demo", "iql", episodes=2), {"iql": [[1.0, 2.0]]})
     text = markdown(results("scores", ours, theirs), "out")
-    assert "| policy | mean | interquartile mean | probability that EDA is better |" in text
+    assert "| policy | mean | interquartile mean | probability that EDA, mean of 8 is better |" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| iql |")]
     assert line.endswith("| 1.00 (1.00 to 1.00) |")
 

@@ -99,6 +99,17 @@ def test_the_file_takes_the_candidate_that_the_critic_prefers(policy: Policy, ex
     assert len(set(q.argmax(1))) == 3
 
 
+def test_the_file_takes_the_mean_where_the_policy_does(behavior: Policy, tmp_path: Path) -> None:
+    path = export_onnx(behavior.mean_of(5), tmp_path / "mean.onnx", DATA).path
+    noise = np.random.default_rng(1).normal(size=(50, 5, ACT)).astype(np.float32)
+    unit = jax.jit(lambda o, n: actions_at(behavior.network, o, n, CONFIG.sampler))(
+        CONFIG.scaling.normalize_obs(DATA.obs[:50]), noise
+    )
+    found = answers(path, obs=DATA.obs[:50], noise=noise)["action"]
+    np.testing.assert_allclose(found, CONFIG.scaling.to_env(np.mean(unit, axis=1)), atol=1e-4)
+    assert (told(path)["candidates"], told(path)["choice"]) == (5, "mean")
+
+
 def test_actions_lie_within_the_bounds(exported: Path) -> None:
     noise = np.full((9, 3, ACT), 50.0, np.float32)
     found = answers(exported, obs=DATA.obs[:9], noise=noise)["action"]
@@ -137,7 +148,7 @@ def test_the_range_of_logged_observations_comes_along(exported: Path) -> None:
 
 def test_the_file_describes_itself(policy: Policy, exported: Path) -> None:
     found = told(exported)
-    assert (found["format"], found["kind"], found["candidates"], found["calls"]) == (1, "policy", 3, 3)
+    assert (found["format"], found["kind"], found["candidates"], found["calls"]) == (2, "policy", 3, 3)
     assert (found["obs_dim"], found["act_dim"]) == (OBS, ACT)
     assert found["action_low"] == list(LOW) and found["action_high"] == list(HIGH)
     assert found["task"] == {"dataset": "set", "env_id": "Made-v0", "obs_keys": []}

@@ -98,7 +98,7 @@ def one_evaluation(saved: Path, rng: random.Random) -> None:
     obs = np.zeros((64, policy.config.task.obs_dim), np.float32)
     action = policy.sample(obs)
     policy.energy(obs, action, 0.5)
-    policy.replace(candidates=4).sample(obs)
+    policy.best_of(4).sample(obs)
     evaluate(policy, episodes=2, seed=rng.randrange(1000))
 
 

@@ -33,7 +33,8 @@ __all__ = ["refuse", "zygote"]
 OF_A_POLICY = {
     "--episodes": ("0", "-1", "10001", HUGE, "x", "1.5", ""),
     "--seed": ("-1", HUGE, "x", "1.0"),
-    "--candidates": ("0", "-1", "4097", HUGE, "x"),
+    "--best-of": ("0", "-1", "4097", HUGE, "x"),
+    "--mean-of": ("0", "4097", "x"),
 }
 
 
@@ -67,7 +68,7 @@ def policy(saved: Path, refuse: Refuse) -> Path:
     ("option", "value"), [(option, value) for option, values in OF_A_POLICY.items() for value in values]
 )
 def test_options_of_evaluate(refuse: Refuse, policy: Path, option: str, value: str) -> None:
-    refuse("evaluate", "p", option, value, says=option.strip("-"))
+    refuse("evaluate", "p", option, value, says=option.strip("-").split("-")[0])
 
 
 def arrays(change: Callable[[bytes], bytes], name: str = "policy.safetensors") -> Callable[[Path], None]:

@@ -21,11 +21,12 @@ RANGE = {"obs_low": [-50.0, -2.0, -2.0], "obs_high": [50.0, 2.0, 2.0]}
 def description(**changes: Any) -> dict[str, Any]:
     """What a policy's file says of itself; a change of ... drops the field."""
     value = {
-        "format": 1,
+        "format": 2,
         "kind": "policy",
         "obs_dim": OBS,
         "act_dim": ACT,
         "candidates": CANDIDATES,
+        "choice": "best",
         "calls": 5,
         "action_low": LOW,
         "action_high": HIGH,

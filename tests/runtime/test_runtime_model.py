@@ -84,7 +84,7 @@ def test_another_kind_is_refused(tmp_path: Path, make: Any, opener: Any, message
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"format": 2}, "is of format 2, and this version of tiltrl reads 1"),
+    ({"format": 1}, "is of format 1, and this version of tiltrl reads 2"),
     ({"format": ...}, "format is missing"),
     ({"format": True}, "is of format True"),
     ({"kind": "actor"}, "kind is 'actor'; one of policy, energy, critic"),
@@ -94,6 +94,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"act_dim": "2"}, "act_dim is '2'"),
     ({"candidates": ...}, "candidates is missing"),
     ({"candidates": 10**9}, "candidates is 1000000000"),
+    ({"choice": "worst"}, "choice is 'worst'; one of best, mean is needed"),
     ({"action_low": [0.0]}, "2 numbers each, low below high"),
     ({"action_low": [2.0, 3.0]}, "low below high"),
     ({"action_low": [None, 0.0]}, "action_low is .*; a list of finite numbers"),

@@ -118,12 +118,14 @@ def _draw_curves(axes: Axes, entries: Entries, data: str, swept: str) -> None:
         points.sort(key=lambda point: point[0])
         x = np.array([value for value, _ in points])
         low, mean, high = (np.array([getattr(known, name) for _, known in points]) for name in ("low", "mean", "high"))
-        chosen = "best of" in side
-        axes.plot(x, mean, "o--" if chosen else "o-", color=color, ms=4, linewidth=1.5, label=side)
+        style = "o--" if "best of" in side else "o-" if "mean of" in side else "o:"
+        axes.plot(x, mean, style, color=color, ms=4, linewidth=1.5, label=side)
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     for (name, at), scores in entries.items():
         if name == data and at.reference:
-            style = (0, (2, 3)) if at.column == "data" else "-" if at.column == "behavior" else (0, (5, 2))
+            style = {"data": (0, (2, 3)), "behavior": (0, (1, 1))}.get(
+                at.column, "-" if "mean" in at.column else (0, (5, 2))
+            )
             axes.axhline(scores.known.mean, color=_DATA, linewidth=1, linestyle=style, label=at.column)
     axes.set_xscale("log")
     ticks = sorted({float(at.column) for at in own})

@@ -13,10 +13,11 @@ from tiltrl.experiments.options import ExperimentName
 from tiltrl.experiments.record import TILTED, Record
 from tiltrl.experiments.statistics import Scores
 from tiltrl.methods import METHODS
+from tiltrl.presets import PresetName, preset_named
 
 MAIN, TO_TILT, TO_DATA = "", "Distance to the true tilt (Fig. 3, 8)", "Distance to the data (Fig. 7)"
 OURS = "EDA"
-_ALIGNED = re.compile(r"aligned, (?:beta (?P<beta>\S+?)|.+?)(?P<best>, best of \d+)?")
+_ALIGNED = re.compile(r"aligned, (?:beta (?P<beta>\S+?)|.+?)(?P<way>, (?:best|mean) of \d+)?")
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ def place(name: ExperimentName, cell: Cell, policy: str) -> Place:
         return Place(policy, f"agreeing with the {cell.objective}", TO_TILT)
     if cell.method == BANDIT_COMPARE:
         return Place(policy, "", TO_DATA)
-    if policy in ("data", "behavior"):
+    if policy in ("data", "behavior") or policy.startswith("behavior, mean of "):
         return Place(policy, reference=True)
     chosen = policy.removeprefix("behavior") if policy.startswith("behavior, ") else None
     if chosen is not None and name not in ("scores", "critics"):
         return Place(policy, reference=True)
     aligned = _ALIGNED.fullmatch(policy)
-    best = (aligned["best"] or "") if aligned else ""
-    who = f"behavior{chosen}" if chosen is not None else OURS + best if aligned else _as_it_acts(cell, policy)
+    way = (aligned["way"] or "") if aligned else ""
+    who = OURS + way if aligned else policy
     match name:
         case "scores":  # where one critic is another's rival, too
             return Place(who if cell.critic is None else f"{who}, on {cell.critic}")
@@ -65,21 +66,19 @@ def place(name: ExperimentName, cell: Cell, policy: str) -> Place:
         case "training-curve":
             return Place(str(cell.align_steps), who)
         case "k":
-            return Place(str(cell.k), f"{cell.objective}{best}")
+            return Place(str(cell.k), f"{cell.objective}{way}")
         case "beta":
             return Place((aligned["beta"] if aligned else None) or "", who)
 
 
-def _as_it_acts(cell: Cell, policy: str) -> str:
-    """A rival's name, and among how many actions its own method chooses."""
-    if policy != cell.method or policy not in METHODS:
-        return policy
-    candidates = METHODS[policy].configs[cell.preset].candidates
-    return policy if candidates == 1 else f"{policy}, best of {candidates}"
+def headline(preset: PresetName) -> Place:
+    """Of `scores`: EDA's policies as they are saved."""
+    averaged = preset_named(preset).averaged
+    return Place(OURS if averaged == 1 else f"{OURS}, mean of {averaged}")
 
 
 def expected(name: ExperimentName, cell: Cell) -> list[Place]:
-    """The places that a cell is run for: those of its policies that act without rejection sampling."""
+    """The places that a cell is run for: those of EDA's policies by a single action, and of a rival as it acts."""
     if cell.method == BANDIT:
         policies = [TILTED]
     elif cell.method == BANDIT_COMPARE:
@@ -87,7 +86,8 @@ def expected(name: ExperimentName, cell: Cell) -> list[Place]:
     elif cell.method == EDA:
         policies = [f"aligned, beta {beta:g}" for beta in cell.beta or (1.0,)]
     else:
-        policies = [cell.method]
+        candidates = METHODS[cell.method].configs[cell.preset].candidates if cell.method in METHODS else 1
+        policies = [cell.method if candidates == 1 else f"{cell.method}, best of {candidates}"]
     return [place(name, cell, policy) for policy in policies]
 
 

@@ -13,7 +13,7 @@ from tiltrl.evaluation.scores import Interval
 from tiltrl.experiments.cell import Cell, exact, log_of
 from tiltrl.experiments.grids import EXPERIMENTS
 from tiltrl.experiments.options import ExperimentName
-from tiltrl.experiments.places import MAIN, OURS, Entries, Place, columns, expected, gather, rows
+from tiltrl.experiments.places import MAIN, OURS, Entries, Place, columns, expected, gather, headline, rows
 from tiltrl.experiments.published import D4RL
 from tiltrl.experiments.record import Record
 from tiltrl.experiments.statistics import Scores, improvement, matrix, mean_and_iqm
@@ -110,7 +110,8 @@ def preamble(results: Results) -> str:
     share = "all" if cell.budget == 1 else f"{cell.budget:g}"
     return (
         f"{cell.preset} preset, {share} of its steps; last checkpoint; {cell.episodes} episodes a seed. One "
-        "action is sampled for each one taken, but for `best of N`: the best by Q of N of them (rejection sampling). "
+        "action is sampled for each one taken, but for `mean of N`: the mean of N of them, and `best of N`: the best "
+        "by Q of N (rejection sampling). "
         f"In brackets: 95 % bootstrap intervals over {runs_are(policies)}; those of `data` are over logged "
         f"episodes.{_of_versions(results)}{unfinished}"
     )
@@ -174,13 +175,16 @@ def _over_data(results: Results, entries: Entries) -> list[Chapter]:
     if not seeds:
         return [Chapter("Over data sets", "Nothing is told: no seed is there of all methods and data sets.")]
     runs = {at: matrix([entries[data, at].of(seeds) for data in complete]) for at in places}
-    ours = runs.get(Place(OURS)) if results.name == "scores" else None
-    heads = ["policy", "mean", "interquartile mean"] + (["probability that EDA is better"] if ours is not None else [])
+    first = headline(results.cells[0].preset)
+    ours = runs.get(first) if results.name == "scores" else None
+    heads = ["policy", "mean", "interquartile mean"] + (
+        [f"probability that {first.column} is better"] if ours is not None else []
+    )
     lines = []
     for at, found in runs.items():
         line = [_called(results.name, at), *map(spell, mean_and_iqm(found))]
         if ours is not None:
-            line.append("" if at == Place(OURS) else spell_interval(improvement(ours, found), 2))
+            line.append("" if at == first else spell_interval(improvement(ours, found), 2))
         lines.append(tuple(line))
     where = complete[0] if len(complete) == 1 else f"the {len(complete)} data sets"
     note = f"On {where}, where every method is finished; 95 % stratified bootstrap intervals, by rliable."

@@ -20,10 +20,9 @@ from tiltrl.export.anomaly import anomaly_table, some_rows
 from tiltrl.export.functions import Exported, Kind, acting, critic, energy
 from tiltrl.files import writable, write_atomically
 from tiltrl.policy import Policy, versions
+from tiltrl.runtime.card import FORMAT
 from tiltrl.types import Transitions, as_json
 
-FORMAT = 1
-"""Version of the description in a file's metadata."""
 CHECKED = 10_000
 """Logged observations at which a file is compared with the policy."""
 
@@ -52,7 +51,7 @@ def export_onnx(
     """Write one ONNX file, unless it computes something else than the policy.
 
     Args:
-        policy: `policy.replace(candidates=..., sampler=...)` says how many actions and network calls.
+        policy: `policy.mean_of(...)` and `policy.replace(sampler=...)` say how many actions and network calls.
         path: ends in `.onnx`.
         data: logged data of the policy's task, to compare at, and for what is usual.
         what: the policy itself, its energy, or its critic.
@@ -144,7 +143,8 @@ def _description(
     """What the file's metadata says but for versions and parity."""
     config, task = policy.config, policy.config.task
     spec = {} if task.env_spec is None else json.loads(task.env_spec)
-    own = {"candidates": config.candidates, "calls": config.sampler.calls if config.energy is not None else 1}
+    calls = config.sampler.calls if config.energy is not None else 1
+    own = {"candidates": config.candidates, "choice": config.choice, "calls": calls}
 
     def described(arrays: Any) -> dict[str, Any]:
         return {

@@ -42,11 +42,11 @@ def acting(policy: Policy, behavior: Policy | None) -> Exported:
     def function(obs: Array, noise: Array) -> tuple[jax.Array, ...]:
         normalized = _normalized(config.scaling, obs)
         actions = actions_at(policy.network, normalized, noise, config.sampler)
-        if config.candidates > 1:
-            assert policy.critic is not None, "a policy of several candidates has one"
+        if config.chooses:
+            assert policy.critic is not None, "a policy that chooses has one"
             unit = best_actions(policy.critic, normalized, actions, config.pessimism)
         else:
-            unit = jnp.squeeze(actions, axis=1)
+            unit = jnp.mean(actions, axis=1)
         action = _to_env(config.scaling, unit)
         if behavior is None:
             return (action,)

@@ -78,15 +78,20 @@ def _inputs(exported: Exported, obs: np.ndarray, action: np.ndarray, random: np.
 
 
 def _acting(policy: Policy, behavior: Policy | None) -> Callable[[Arrays, Arrays], Errors]:
-    """Distance of each action to the nearest of the candidates that are worth as much as the best, but for rounding."""
+    """Distance of each action to the mean, or to the nearest of those that are worth as much as the best.
+
+    Worth as much but for rounding.
+    """
     scaling, config = policy.config.scaling, policy.config
     half_range = np.subtract(scaling.action_high, scaling.action_low) / 2.0
     draw = jax.jit(lambda obs, noise: actions_at(policy.network, obs, noise, config.sampler))
-    value = None if policy.critic is None or config.candidates == 1 else jax.jit(preferences)
+    value = jax.jit(preferences) if config.chooses else None
 
     def errors(given: Arrays, found: Arrays) -> Errors:
         normalized = scaling.normalize_obs(given["obs"])
         unit = np.asarray(draw(normalized, given["noise"]))
+        if value is None:
+            unit = unit.mean(axis=1, keepdims=True)
         distance = np.abs((found["action"][:, None] - scaling.to_env(unit)) / half_range).max(axis=2)
         worth = np.zeros(unit.shape[:2])
         if value is not None:

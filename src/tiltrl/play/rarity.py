@@ -27,7 +27,7 @@ class Rarity:
             InputError: it is distilled and has no energies.
         """
         _ = behavior.diffusion
-        self._behavior = behavior.replace(candidates=1)
+        self._behavior = behavior.mean_of(1)
 
     def reset(self, seed: int) -> None:
         """Start the sequence of random numbers anew."""

@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     if env is not None and seconds is None and getattr(env.spec, "max_episode_steps", None) is None:
         env.close()
         raise InputError(f"environment {options.env}: has no limit of steps, so an episode may never end: --seconds")
-    kept = "" if card.candidates == 1 else f", best of {card.candidates}"
+    kept = "" if card.candidates == 1 else f", {card.choice} of {card.candidates}"
     print(f"{options.policy}: {card.dataset!r}, {card.obs_dim} observations, {card.act_dim} actions{kept}", flush=True)
     beat = Beat(options.hz) if options.hz else None
     ticks: Iterable[int] = beat if beat is not None else itertools.count()

@@ -12,8 +12,9 @@ import numpy as np
 
 from tiltrl.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 KINDS = ("policy", "energy", "critic")
+CHOICES = ("best", "mean")
 SCORE = "denoising_error"
 """The output that says how unusual an action is."""
 _MOST_TEXT = 1_000_000  # characters; a table of a thousand quantiles has some thirty thousand
@@ -55,7 +56,8 @@ class Card:
     kind: str  # "policy", "energy" or "critic"
     obs_dim: int
     act_dim: int
-    candidates: int  # actions drawn for each observation; the critic's favorite is taken. 1 where it is no policy
+    candidates: int  # actions drawn for each observation. 1 where it is no policy
+    choice: str  # taken of several: "best", the critic's favorite, or "mean"
     action_low: tuple[float, ...]  # bounds, in the environment's units
     action_high: tuple[float, ...]
     dataset: str
@@ -118,6 +120,7 @@ def read_card(text: str, where: str) -> Card:
         obs_dim=obs_dim,
         act_dim=act_dim,
         candidates=whole.size("candidates", _MOST_CANDIDATES) if kind == "policy" else 1,
+        choice=_choice(whole) if kind == "policy" else "mean",
         action_low=low,
         action_high=high,
         dataset=task.text("dataset"),
@@ -126,6 +129,11 @@ def read_card(text: str, where: str) -> Card:
         anomaly=_anomaly(whole.get("anomaly"), obs_dim, f"{where}: its description: anomaly"),
         facts=value,
     )
+
+
+def _choice(whole: _Fields) -> str:
+    found = whole.text("choice")
+    return found if found in CHOICES else whole.wrong("choice", found, f"one of {', '.join(CHOICES)}")
 
 
 def _anomaly(value: Any, obs_dim: int, where: str) -> Anomaly | None:
@@ -166,20 +174,20 @@ class _Fields:
     def text(self, name: str) -> str:
         """A text."""
         value = self.get(name)
-        return value if _is_text(value) else self._wrong(name, value, "a text that can be printed")
+        return value if _is_text(value) else self.wrong(name, value, "a text that can be printed")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of texts."""
         value = self.get(name)
         if not isinstance(value, list) or not all(map(_is_text, value)):
-            self._wrong(name, value, "a list of texts that can be printed")
+            self.wrong(name, value, "a list of texts that can be printed")
         return tuple(value)
 
     def size(self, name: str, most: int) -> int:
         """A whole number from 1."""
         value = self.get(name)
         fits = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-        return value if fits else self._wrong(name, value, f"a whole number from 1 to {most}")
+        return value if fits else self.wrong(name, value, f"a whole number from 1 to {most}")
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """A list of finite numbers."""
@@ -188,9 +196,10 @@ class _Fields:
     def checked_numbers(self, name: str, value: Any, length: int | None = None) -> tuple[float, ...]:
         """The value as finite numbers."""
         fits = isinstance(value, list) and all(map(_is_finite, value)) and length in (None, len(value))
-        return tuple(map(float, value)) if fits else self._wrong(name, value, _described(length))
+        return tuple(map(float, value)) if fits else self.wrong(name, value, _described(length))
 
-    def _wrong(self, name: str, value: Any, needed: str) -> NoReturn:
+    def wrong(self, name: str, value: Any, needed: str) -> NoReturn:
+        """Refuse a field."""
         raise InputError(f"{self._where}: {name} is {value!r:.100}; {needed} is needed")
 
 

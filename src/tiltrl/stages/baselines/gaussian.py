@@ -84,8 +84,8 @@ class Gaussian(eqx.Module):
 
     @property
     def noise_dim(self) -> int:
-        """Numbers of noise an action."""
-        return self.log_deviation.shape[-1]
+        """Numbers of noise an action; none where the mean is taken."""
+        return self.log_deviation.shape[-1] if self.spread else 0
 
     def mean(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """Inside the unit box."""
@@ -96,10 +96,13 @@ class Gaussian(eqx.Module):
         return jnp.exp(jnp.clip(self.log_deviation, *LOG_DEVIATION))
 
     def __call__(
-        self, noise: Float[Array, "*batch act"], obs: Float[Array, "*#batch obs"]
+        self, noise: Float[Array, "*batch noise"], obs: Float[Array, "*#batch obs"]
     ) -> Float[Array, "*batch act"]:
         """The action in the unit box."""
-        return jnp.clip(self.mean(obs) + self.spread * self.deviation() * noise, -1.0, 1.0)
+        mean = self.mean(obs)
+        if not self.spread:
+            return jnp.broadcast_to(mean, (*noise.shape[:-1], mean.shape[-1]))
+        return jnp.clip(mean + self.spread * self.deviation() * noise, -1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """How the time of a step grows: with the rows of the data set, with the seeds, with the temperatures of an alignment.
 
     python benchmarks/growth.py             # whatever device JAX sees; about ten minutes on two cores
-    python benchmarks/growth.py fast        # of one preset only
+    python benchmarks/growth.py fast        # of one preset only, into files of its own
 
-Writes `benchmarks/results/growth-DEVICE.json`, the table `.md` and the picture `.png`. Made-up data of hopper's sizes;
-the steps are those of the preset, taken by the training loop itself. The points of a curve are measured in turns, so
-that whatever else the machine does falls on all of them. "By count" is what the step would take if its time were
-proportional to its matrix products (`tiltrl.bench.counts`): a device that a small step leaves idle does better.
+Writes `benchmarks/results/DEVICE/growth.json`, or `growth-PRESET.json`, the table `.md` and the picture `.png`. Made-up
+data of hopper's sizes; the steps are those of the preset, taken by the training loop itself. The points of a curve are
+measured in turns, so that whatever else the machine does falls on all of them. "By count" is what the step would take
+if its time were proportional to its matrix products (`tiltrl.bench.counts`): a device that a small step leaves idle
+does better.
 """
 
 from __future__ import annotations
@@ -235,7 +236,8 @@ def main(presets: list[str], results: Path = RESULTS) -> None:
     if unknown := [name for name in presets if name not in PRESETS]:
         raise InputError(f"preset {unknown[0]!r} is unknown; choose among {', '.join(PRESETS)}")
     console, machine, curves = Console(), machine_facts(), []
-    path = results / f"growth-{machine['backend']}"
+    path = results / machine["backend"] / "-".join(["growth", *presets])
+    path.parent.mkdir(parents=True, exist_ok=True)
     with LiveProgress(console) as progress:
         for preset in presets or PRESETS:
             for grows in CURVES:

@@ -130,10 +130,18 @@ def worker(way: str, stage: StageName, options: Options, pipe: Connection) -> No
 
 
 def run_ours(_: str, stage: StageName, options: Options, tick: Tick) -> None:
-    """The functions that a run uses."""
+    """The functions that a run uses.
+
+    Raises:
+        InputError: JAX is not on the device that the reference is on.
+    """
+    import jax
     import numpy as np
 
     from tiltrl.bench import work
+
+    if options.device == "cuda" and jax.default_backend() != "gpu":
+        raise InputError(f"device = cuda: JAX is on the {jax.default_backend()}; install it for CUDA")
 
     def act(states: int) -> None:
         policy, rng = work.acting_policy(options.preset), np.random.default_rng(0)

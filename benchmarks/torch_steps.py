@@ -165,7 +165,14 @@ class Sampler:
             gradient = score(energy, action, obs, t.expand(len(action)))
             return (action + sigma**2 * gradient) / alpha
 
-        self.denoise = compiled(denoise)
+        fast = compiled(denoise)
+
+        def kept(action: Tensor, obs: Tensor, t: Tensor) -> Tensor:
+            # A CUDA graph writes each answer where the last one was, which the solver still needs.
+            torch.compiler.cudagraph_mark_step_begin()
+            return fast(action, obs, t).clone()
+
+        self.denoise = kept if torch.device(device).type == "cuda" else fast
 
     @torch.no_grad()
     def __call__(self, obs: Tensor, noise: Tensor) -> Tensor:

@@ -272,6 +272,8 @@ def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
     if options.out is not None:
         write_json(options.out, now)
         console.print(f"numbers  {options.out}", soft_wrap=True)
+    if now.failures:
+        raise InputError(f"{len(now.failures)} could not be measured; the first is {now.failures[0]}")
 
 
 def main() -> None:

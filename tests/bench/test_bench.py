@@ -84,6 +84,22 @@ def test_all_is_asked_for_and_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_result(out) == found
 
 
+def test_what_fails_keeps_nothing_else_from_being_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(request: Request) -> Answer:
+        if request.stage == "candidates":
+            raise MemoryError("too little")
+        return Answer(MACHINE, stage=replace(STAGE, stage=request.stage or "behavior", preset=request.preset))
+
+    monkeypatch.setattr(run, "asked", fake)
+    out = tmp_path / "bench.json"
+    both = BenchOptions(preset=("fast",), stage=("candidates", "alignment"), out=out)
+    with pytest.raises(InputError, match="1 could not be measured; the first is fast candidates: too little"):
+        cli.bench(both)
+    assert [one.stage for one in read_result(out).stages] == ["alignment"]
+    with pytest.raises(InputError, match="nothing could be measured; fast candidates: too little"):
+        cli.bench(replace(both, stage=("candidates",)))
+
+
 @pytest.mark.parametrize("name", ["bench.txt", "none.json/bench.json"])
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, name: str) -> None:
     (tmp_path / "none.json").touch()

@@ -12,7 +12,7 @@ import pytest
 
 from tiltrl.bench import counts
 from tiltrl.bench.work import ACT, OBS
-from tiltrl.diffusion.energy import Energy, noise_prediction
+from tiltrl.diffusion.energy import Energy, data_prediction, noise_prediction
 from tiltrl.presets import FAST, PAPER, Preset
 from tiltrl.stages.align import alignment_loss
 from tiltrl.stages.behavior import denoising_loss
@@ -58,6 +58,14 @@ def test_gradient_of_the_action(preset: Preset) -> None:
     predictions = jax.vmap(noise_prediction, in_axes=(None, 0, 0, 0))
     found = xla(predictions, energy_of(preset), floats(ROWS, ACT), floats(ROWS, OBS), floats(ROWS))
     assert_agree(counts.energy_gradient(preset.behavior.network, OBS, ACT, ROWS).flops, found)
+
+
+@each_preset
+def test_a_call_of_the_sampler(preset: Preset) -> None:
+    """Of K actions a state, whose observation is embedded once."""
+    found = xla(data_prediction, energy_of(preset), floats(ROWS, K, ACT), floats(ROWS, 1, OBS), floats())
+    once = replace(preset.sampler, calls=1)
+    assert_agree(counts.sampling(preset.behavior.network, once, K, OBS, ACT, ROWS).flops, found)
 
 
 @each_preset

@@ -36,11 +36,11 @@ def test_it_measures_draws_and_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     tiny = replace(FAST, behavior=replace(FAST.behavior, network=TINY, batch=8), align=replace(FAST.align, batch=4))
     monkeypatch.setattr(growth, "preset_named", lambda _: tiny)
     growth.main(["fast"], tmp_path)
-    curves = json.loads((tmp_path / "growth-cpu.json").read_text())["curves"]
+    curves = json.loads((tmp_path / "cpu" / "growth-fast.json").read_text())["curves"]
     assert [curve["by_count_of_flops"] for curve in curves] == [[1.0], [1.0, 2.0], [1.0, pytest.approx(7 / 4)]]
     assert all(found["least"] > 0 for curve in curves for found in curve["seconds_a_step"])
-    assert "| fast: alignment, temperatures |" in (tmp_path / "growth-cpu.md").read_text()
-    assert (tmp_path / "growth-cpu.png").read_bytes().startswith(b"\x89PNG")
+    assert "| fast: alignment, temperatures |" in (tmp_path / "cpu" / "growth-fast.md").read_text()
+    assert (tmp_path / "cpu" / "growth-fast.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_preset_that_is_unknown_is_refused(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def advantage_step(config: AdvantageConfig, obs_dim: int, act_dim: int) -> Cost:
     return passes + adam(config.v_ensemble * parameters(v) + config.q_ensemble * parameters(q))
 
 
-def sampling(network: EnergyConfig, sampler: SamplerConfig, obs_dim: int, act_dim: int, rows: int) -> Cost:
-    """So many actions from noise: a noise prediction each call."""
-    return energy_gradient(network, obs_dim, act_dim, rows) * sampler.calls
+def sampling(network: EnergyConfig, sampler: SamplerConfig, k: int, obs_dim: int, act_dim: int, states: int) -> Cost:
+    """K actions of so many states from noise: a noise prediction each call, whose condition is a state's."""
+    layers = energy_layers(network, obs_dim, act_dim)
+    return (products(layers.path, states * k) * 2 + products(layers.condition, states)) * sampler.calls

@@ -81,6 +81,7 @@ class BenchResult:
     seconds: float  # asked for, for each measurement
     stages: tuple[StageResult, ...]
     acting: tuple[ActingResult, ...]
+    failures: tuple[str, ...] = ()  # what could not be measured, and why
 
 
 def read_result(path: Path) -> BenchResult:

@@ -7,6 +7,7 @@ from tiltrl.bench.measure import Answer, Request, asked
 from tiltrl.bench.options import BenchOptions
 from tiltrl.bench.results import BenchResult
 from tiltrl.bench.work import STAGES, StageName
+from tiltrl.errors import InputError
 from tiltrl.progress import Reporter
 
 
@@ -21,17 +22,24 @@ def requests(options: BenchOptions) -> list[Request]:
 
 
 def run_bench(options: BenchOptions, progress: Reporter) -> BenchResult:
-    """Measure all that is asked for.
+    """Measure all that is asked for. What fails is told and keeps nothing else from being measured.
 
     Raises:
-        InputError: something was refused.
+        InputError: nothing could be measured.
     """
     todo = requests(options)
     progress.start("bench", len(todo))
     answers: list[Answer] = []
-    for request in todo:
-        answers.append(asked(request))
-        progress.update(len(answers), len(todo), {})
+    failures: list[str] = []
+    for done, request in enumerate(todo, 1):
+        try:
+            answers.append(asked(request))
+        except (InputError, MemoryError, RuntimeError) as error:
+            failures.append(f"{request.preset} {request.stage or 'acting'}: {error}")
+            progress.say(f"failed: {failures[-1]}")
+        progress.update(done, len(todo), {})
+    if not answers:
+        raise InputError(f"nothing could be measured; {failures[0]}")
     return BenchResult(
         kind="tiltrl bench 1",
         # Of the last: the first may have been kept on one core.
@@ -39,4 +47,5 @@ def run_bench(options: BenchOptions, progress: Reporter) -> BenchResult:
         seconds=options.seconds,
         stages=tuple(answer.stage for answer in answers if answer.stage is not None),
         acting=tuple(found for answer in answers for found in answer.acting),
+        failures=tuple(failures),
     )

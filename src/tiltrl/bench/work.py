@@ -176,7 +176,7 @@ def candidates_work(preset: PresetName, states: int) -> Work:
             )
             before += len(obs) // states
 
-    cost = counts.sampling(network, given.sampler, OBS, ACT, states * k)
+    cost = counts.sampling(network, given.sampler, k, OBS, ACT, states)
     return Work("candidates", preset, cost, states * k, run)
 
 

@@ -15,6 +15,7 @@ from tiltrl import cli
 from tiltrl.main import answer
 
 SMALL = ["--budget", "0.005", "--episodes", "2", "--label-fraction", "0.004"]
+DATA = "demo[:0.2]"
 
 
 def command(*arguments: str) -> list[str]:
@@ -28,7 +29,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("cli") / "run"
-    done = call("run", "demo", *SMALL, "--out", str(out))
+    done = call("run", DATA, *SMALL, "--out", str(out))
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -60,7 +61,7 @@ def test_raw_returns_are_kept_with_their_seeds(finished):
 def test_another_beta_trains_nothing_but_the_alignment(finished):
     out, _ = finished
     before = {file: file.stat().st_mtime_ns for file in out.glob("*/networks.safetensors")}
-    done = call("align", "demo", *SMALL, "--out", str(out), "--beta", "2.0", "4.0")
+    done = call("align", DATA, *SMALL, "--out", str(out), "--beta", "2.0", "4.0")
     assert done.returncode == 0, done.stderr
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert len(list(out.glob("align-*"))) == 2
@@ -120,7 +121,7 @@ def test_bad_input_ends_the_process_likewise(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(finished):
     before = sorted(finished[0].rglob("*"))
-    done = call("run", "demo", "--seeds", "2", *SMALL, "--out", str(finished[0]))
+    done = call("run", DATA, "--seeds", "2", *SMALL, "--out", str(finished[0]))
     assert done.returncode == 2
     assert "holds another run, with seeds = 1, not 2" in done.stderr
     assert sorted(finished[0].rglob("*")) == before
@@ -128,7 +129,7 @@ def test_a_folder_of_another_run_is_refused(finished):
 
 def test_a_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    done = call("run", "demo", *SMALL, "--out", str(tmp_path))
+    done = call("run", DATA, *SMALL, "--out", str(tmp_path))
     assert done.returncode == 2
     assert "is not a run's folder" in done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+DATA = "demo[:0.2]"
 SMALL = ["--values", "0.004", "--budget", "0.002", "--episodes", "2", "--workers", "1"]
 
 
@@ -18,17 +19,17 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_an_experiment_on_the_demo_ends_with_a_table_and_is_not_run_twice(tmp_path: Path):
     out = tmp_path / "out"
-    done = call("label-fraction", "--data", "demo", *SMALL, "--out", str(out))
+    done = call("label-fraction", "--data", DATA, *SMALL, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "| data set | policy | data | behavior | behavior, best of 4 | share 0.004 |" in done.stdout
     for name in ("label-fraction.md", "label-fraction.csv", "label-fraction.png", "experiment.json"):
         assert (out / name).stat().st_size > 0
     (cell,) = (out / "cells").glob("*.json")
     found = json.loads(cell.read_text())
-    assert found["state"] == "done" and found["command"][:3] == ["tiltrl", "run", "demo"]
+    assert found["state"] == "done" and found["command"][:3] == ["tiltrl", "run", DATA]
     assert found["trust"] and found["versions"]["tiltrl"] and len(found["episodes"][0]["returns"]) == 2
     written = cell.stat().st_mtime_ns
-    again = call("label-fraction", "--data", "demo", *SMALL, "--out", str(out))
+    again = call("label-fraction", "--data", DATA, *SMALL, "--out", str(out))
     assert again.returncode == 0 and cell.stat().st_mtime_ns == written
 
 

@@ -82,7 +82,7 @@ def test_a_policy_is_distilled_and_acts(
     assert {file: file.stat().st_mtime_ns for file in before} == before, "what is done is found"
 
 
-@pytest.mark.parametrize("where", ["ask teacher", "distill"])
+@pytest.mark.parametrize("where", ["ask teacher", pytest.param("distill", marks=pytest.mark.slow)])
 def test_an_interrupted_distillation_goes_on(where: str, folder: Path, tmp_path: Path) -> None:
     whole = Distillation(DistillOptions(folder, budget=TINY, out=tmp_path / "whole"), Silent())
     expected = (whole.save() / "policy.safetensors").read_bytes()

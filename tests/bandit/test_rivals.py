@@ -126,6 +126,7 @@ def test_short_fits_draw_finite_samples_that_follow_from_their_keys(fit: Any, co
         assert (samples != c.sample(50, KEY)).any()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_vaes_loss() -> None:
     kept = Kept()
     rivals.fit_vae(POINTS, VAEConfig(width=32, steps=500, batch=64), KEY, kept)
@@ -134,6 +135,7 @@ def test_training_lowers_the_vaes_loss() -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.slow
 def test_the_energy_learns_where_the_points_are() -> None:
     # One tight cluster off the center: chains that begin anywhere in the box end near it.
     points = (np.array([0.5, -0.3]) + 0.15 * np.random.default_rng(0).normal(size=(2_000, 2))).astype(np.float32)

@@ -107,6 +107,7 @@ def test_steps_are_whole_episodes_and_resume_too(whole, tmp_path):
     assert load_minari(str(out)).fingerprint() == whole[1].fingerprint()
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     pytest.importorskip("gymnasium_robotics")
     words = ["waypoints", "--episodes", "100", "--out", str(tmp_path / "maze")]

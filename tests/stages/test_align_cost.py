@@ -29,6 +29,7 @@ def flops(count: int, monkeypatch: pytest.MonkeyPatch) -> float:
     return found[0]
 
 
+@pytest.mark.slow
 def test_the_behaviors_energies_are_computed_once_for_all_temperatures(monkeypatch: pytest.MonkeyPatch) -> None:
     one, four, seven = (flops(count, monkeypatch) for count in (1, 4, 7))
     each = (seven - four) / 3

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tiltrl.stages.critics.iql import Batch
 from tiltrl.stages.critics.networks import MLP, init_critic
@@ -91,6 +92,7 @@ def test_losses_by_hand() -> None:
     np.testing.assert_allclose(loss, 4.0 - 0.5, rtol=1e-5)  # Q over its own size is 1
 
 
+@pytest.mark.slow
 def test_training_values_the_best_logged_action_and_does_so_again() -> None:
     """One state, actions -0.5 and 0.5 with rewards 0 and 1, discount 1/2: the best policy's values are 1 and 2."""
     config = OnlineConfig(

@@ -112,7 +112,11 @@ def not_asked(obs: np.ndarray, k: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("config", "bytes_a_row"),
-    [pytest.param(BEHAVIOR, 12, marks=pytest.mark.slow), (ADVANTAGE, 48), (IQL, 28)],
+    [
+        pytest.param(BEHAVIOR, 12, marks=pytest.mark.slow),
+        pytest.param(ADVANTAGE, 48, marks=pytest.mark.slow),
+        (IQL, 28),
+    ],
     ids=["behavior", "advantage", "iql"],
 )
 def test_a_stream_trains_to_about_the_same_loss(

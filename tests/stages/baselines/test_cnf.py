@@ -102,6 +102,7 @@ def test_the_flow_is_frozen_once_the_policy_learns_and_before_that_alone_learns(
     assert all(moved)
 
 
+@pytest.mark.slow
 def test_a_member_among_others_is_the_one_that_is_alone() -> None:
     short, keys = replace(SMALL, steps=10), jax.random.split(jax.random.key(1), 2)
     both, alone = train_cnf(given(), short, keys), train_cnf(given(), short, keys[:1])

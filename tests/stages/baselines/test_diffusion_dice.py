@@ -144,6 +144,7 @@ def test_values_and_guidance_are_those_of_the_dual(outcome: Outcome) -> None:
     np.testing.assert_allclose(full, [0.0, 0.0], atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_member_among_others_is_the_one_that_is_alone() -> None:
     short, keys = replace(SMALL, steps=10), jax.random.split(jax.random.key(1), 2)
     both, alone = train_dice(two_actions(2), short, keys), train_dice(two_actions(1), short, keys[:1])

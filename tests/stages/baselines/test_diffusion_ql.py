@@ -48,6 +48,7 @@ def test_a_shape_of_no_network_is_refused(field: str, value: int) -> None:
         DenoisingShape(**{field: value})
 
 
+@pytest.mark.slow
 def test_each_policy_climbs_to_the_better_logged_action_and_its_critic_knows_that_it_will() -> None:
     """The best policy's values are 1 and 2: it takes the better action ever after."""
     actor, critic = train_diffusion_ql(two_actions(), CONFIG, jax.random.split(jax.random.key(0), 2))

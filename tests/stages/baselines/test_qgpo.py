@@ -103,6 +103,7 @@ def test_guidance_learns_the_slope_of_a_linear_value() -> None:
     np.testing.assert_allclose(np.polyfit(np.asarray(action)[:, 0, 0], found, 1)[0], expected, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_a_member_among_others_is_the_one_that_is_alone() -> None:
     short, keys = replace(SMALL, steps=10), jax.random.split(jax.random.key(1), 2)
     both = train_qgpo(given(2), short, keys).actor.guidance

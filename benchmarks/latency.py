@@ -93,6 +93,15 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _ways(policy: Policy) -> list[Policy]:
+    """Acting by a single action, and as it is saved where that is another way."""
+    return [policy.mean_of(1)] if not policy.config.acting else [policy.mean_of(1), policy]
+
+
+def _called(name: str, policy: Policy) -> str:
+    return f"{name}, {policy.config.acting}" if policy.config.acting else name
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,9 +114,9 @@ def main() -> None:
     options = parser.parse_args()
     load = os.getloadavg()[0]
     pin(1)  # before JAX looks how many cores there are
-    policies = {"policy": load_policy(options.policy)}
+    policies = {_called("policy", policy): policy for policy in _ways(load_policy(options.policy))}
     if options.distilled:
-        policies["distilled"] = load_policy(options.distilled)
+        policies |= {_called("distilled", policy): policy for policy in _ways(load_policy(options.distilled))}
     data = tiltrl.load(options.data or data_of(policies["policy"]))
     behavior = load_policy(options.anomaly) if options.anomaly else None
     with LiveProgress(Console()) as progress:

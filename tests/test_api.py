@@ -59,6 +59,7 @@ def test_alignment_follows_a_score_given_by_hand(small, behavior):
     policy.reset(0)
     before, after = behavior.sample(states)[:, 0].mean(), policy.sample(states)[:, 0].mean()
     assert after > before + 0.05
+    assert (behavior.config.acting, policy.config.acting) == ("", "mean of 8"), "as the preset says"
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])

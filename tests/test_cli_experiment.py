@@ -21,7 +21,10 @@ def test_an_experiment_on_the_demo_ends_with_a_table_and_is_not_run_twice(tmp_pa
     out = tmp_path / "out"
     done = call("label-fraction", "--data", DATA, *SMALL, "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "| data set | policy | data | behavior | behavior, best of 4 | share 0.004 |" in done.stdout
+    assert (
+        "| data set | policy | data | behavior | behavior, mean of 8 | behavior, best of 4 | share 0.004 |"
+        in done.stdout
+    )
     for name in ("label-fraction.md", "label-fraction.csv", "label-fraction.png", "experiment.json"):
         assert (out / name).stat().st_size > 0
     (cell,) = (out / "cells").glob("*.json")

@@ -68,7 +68,7 @@ def test_writes_a_file_beside_the_policy(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("diffusion", "--best-of", 4), "best_of = 4: .* holds none"),
+        (("diffusion", "--best-of", 4), "the best of 4: .* holds none"),
         (("diffusion", "--best-of", 4, "--mean-of", 4), "a policy acts in one way"),
         (("diffusion", "--mean-of", 0), "mean_of = 0; it must lie in 1 to 4096"),
         (("distilled", "--calls", 2), "calls = 2: .* is distilled"),

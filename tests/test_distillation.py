@@ -49,7 +49,8 @@ def teacher() -> Policy:
     scaling = Scaling((0.0,) * 11, (1.0,) * 11, task.action_low, task.action_high)
     network = eqx.filter_jit(Energy)(11, 3, NETWORK, key=jax.random.key(0))
     sampler = SamplerConfig(calls=3, solver="2m", grid="quadratic")
-    return Policy(network, PolicyConfig(task, scaling, NETWORK, sampler, provenance={"beta": 1.0}))
+    config = PolicyConfig(task, scaling, NETWORK, sampler, candidates=2, choice="mean", provenance={"beta": 1.0})
+    return Policy(network, config)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def test_a_policy_is_distilled_and_acts(
     student = load_policy(path)
     action = student.sample(np.zeros((2, 11), np.float32))
     assert action.shape == (2, 3) and not np.array_equal(*action)
+    assert student.config.acting == "mean of 2", "as its teacher"
     kept = student.config.provenance
     assert (kept["beta"], kept["stage"], kept["teacher"]) == (1.0, "distill", load_policy(folder).digest)
     check_environment(student.config.task)

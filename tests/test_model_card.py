@@ -63,6 +63,8 @@ def test_it_tells_what_the_policy_is_and_what_it_is_not_for() -> None:
         assert said in text
     assert "kl:" not in text
     assert card(ALIGNED, "hf:owner/hopper") == text
+    assert "- acts by a single action\n" in text
+    assert "- acts by the mean of 8 sampled actions\n" in card(replace(ALIGNED, candidates=8, choice="mean"))
 
 
 def test_without_an_environment_or_provenance() -> None:

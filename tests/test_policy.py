@@ -219,7 +219,7 @@ def test_energies_that_cannot_be_asked(policy: Policy, action: Any, t: float, me
 
 
 def test_choosing_needs_a_critic(policy: Policy) -> None:
-    with pytest.raises(InputError, match="best_of = 2: choosing among actions needs a critic"):
+    with pytest.raises(InputError, match="the best of 2: choosing among actions needs a critic"):
         Policy(policy.network, replace(CONFIG, candidates=2))
     assert Policy(policy.network, replace(CONFIG, candidates=2, choice="mean")).sample(STATES).shape == (4, ACT)
 

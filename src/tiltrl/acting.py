@@ -70,7 +70,7 @@ class Actor:
 
     def __init__(self, network: Network, critic: Critic | None, sampler: SamplerConfig, k: int, pessimism: float):
         """Of k actions the one that the critic prefers; without a critic their mean."""
-        leaves, self._structure = jax.tree.flatten((network, critic if k > 1 else None))
+        leaves, self._structure = jax.tree.flatten((network, critic))
         # On one device, wherever and on however many they were trained; `jnp.asarray` would compile for each shape.
         self._leaves = [jax.device_put(np.asarray(leaf)) for leaf in leaves]
         self._how = sampler, k, pessimism

@@ -273,7 +273,8 @@ def bench(options: Annotated[BenchOptions, tyro.conf.arg(name="")]) -> None:
         write_json(options.out, now)
         console.print(f"numbers  {options.out}", soft_wrap=True)
     if now.failures:
-        raise InputError(f"{len(now.failures)} could not be measured; the first is {now.failures[0]}")
+        worst = next((one for one in now.failures if one.bug), now.failures[0])
+        raise worst.error(f"{len(now.failures)} could not be measured, such as {worst}")
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ bind them.
 
 def _acting(config: PolicyConfig) -> str:
     if not config.acting:
-        return "a single sampled action"
+        return "a single action"
     return f"the {config.acting} sampled actions{', as its critic values them' if config.chooses else ''}"
 
 

@@ -79,7 +79,7 @@ class Policy:
         """
         if config.chooses and critic is None:
             raise InputError(
-                f"best_of = {config.candidates}: choosing among actions needs a critic, and the policy holds none (a "
+                f"the best of {config.candidates}: choosing among actions needs a critic, and the policy holds none (a "
                 "folder's is critic.safetensors); use mean_of"
             )
         self.network = network
@@ -121,7 +121,7 @@ class Policy:
         return hashlib.sha256(f"{described} {fingerprint((self.network, self.critic))}".encode()).hexdigest()[:16]
 
     def replace(self, **changes: Any) -> Policy:
-        """The same networks with some fields of the configuration changed, such as `candidates=1`."""
+        """The same networks with some fields of the configuration changed, such as the sampler."""
         return Policy(self.network, dataclasses.replace(self.config, **changes), self.critic, self.seed)
 
     def mean_of(self, candidates: int) -> Policy:

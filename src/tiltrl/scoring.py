@@ -178,16 +178,17 @@ def _folder(run: Run, i: int, j: int) -> str:
 def add_to(lineup: Lineup, run: Run, name: str, of: Stage, members: list[Policy]) -> None:
     """Add a row for a stage's policies, named after how they act."""
     config = members[0].config
-    label = f"{name}, {config.acting}" if config.acting else name
+    averaged = {"choice": "mean"} if config.acting and not config.chooses else {}
     stage = run.folder.stage(
         "evaluation",
-        policy=label,
+        policy=name,
         of=of.key,
         sampler=run.preset.sampler,
         k=config.candidates,
         episodes=run.config.episodes,
+        **averaged,
     )
-    lineup[label] = stage, members
+    lineup[f"{name}, {config.acting}" if config.acting else name] = stage, members
 
 
 def _policy(run: Run, network: Energy, i: int, provenance: dict[str, Any], critic: bool) -> Policy:

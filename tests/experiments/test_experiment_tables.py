@@ -11,6 +11,7 @@ from tiltrl.experiments.record import PolicyScores, Record, of_same_data
 from tiltrl.experiments.tables import Results, markdown, number
 
 CELL = Cell("demo", beta=(0.5, 2.0), episodes=2)
+PAPER = replace(CELL, preset="paper")  # whose policies act by single actions
 
 
 def record(cell: Cell, rows: dict[str, list[list[float]]], **changes) -> Record:
@@ -108,7 +109,10 @@ def test_a_cell_on_changed_data_has_failed():
 
 
 def of_seeds(data: str, method: str, scores: dict[int, list[float]], policy: str) -> list[Record]:
-    return [record(Cell(data, method, seed, episodes=2), {policy: [found]}) for seed, found in scores.items()]
+    return [
+        record(replace(PAPER, data=data, method=method, seed=seed, beta=()), {policy: [found]})
+        for seed, found in scores.items()
+    ]
 
 
 def test_methods_are_compared_on_the_seeds_that_all_have():
@@ -133,14 +137,14 @@ def test_failures_that_leave_no_common_seed_leave_the_tables():
 
 def test_returns_of_different_units_are_not_averaged():
     raw = {"scores_are": "raw return, Own-v0"}
-    one = record(CELL, {"aligned, beta 0.5": [[3.0, 4.0]]}, **raw)
-    other = record(replace(CELL, data="own.npz"), {"aligned, beta 0.5": [[300.0, 400.0]]}, **raw)
+    one = record(PAPER, {"aligned, beta 0.5": [[3.0, 4.0]]}, **raw)
+    other = record(replace(PAPER, data="own.npz"), {"aligned, beta 0.5": [[300.0, 400.0]]}, **raw)
     assert "Over data sets" in markdown(results("scores", one), "out")
     assert "Over data sets" not in markdown(results("scores", one, other), "out")
 
 
 def test_what_failed_and_what_is_not_there_yet_is_told():
-    done = record(CELL, {"aligned, beta 0.5": [[3.0, 4.0]]})
+    done = record(PAPER, {"aligned, beta 0.5": [[3.0, 4.0]]})
     broken = Record(Cell("demo", "iql", episodes=2), "failed", (), 1.0, error="no | memory")
     text = markdown(results("scores", done, broken, cells=(Cell("demo", "bc"),)), "out")
     assert "| data set | EDA | iql | bc |" in text

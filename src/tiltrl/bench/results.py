@@ -73,6 +73,22 @@ class ActingResult:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What could not be measured."""
+
+    what: str
+    why: str
+    bug: bool  # ours, and not too little memory or a refusal
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+    def error(self, message: str) -> Exception:
+        """How a command ends that could not do all."""
+        return RuntimeError(message) if self.bug else InputError(message)
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """All of one run."""
 
@@ -81,7 +97,7 @@ class BenchResult:
     seconds: float  # asked for, for each measurement
     stages: tuple[StageResult, ...]
     acting: tuple[ActingResult, ...]
-    failures: tuple[str, ...] = ()  # what could not be measured, and why
+    failures: tuple[Failure, ...] = ()
 
 
 def read_result(path: Path) -> BenchResult:

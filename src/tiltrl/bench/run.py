@@ -5,7 +5,7 @@ from __future__ import annotations
 from tiltrl.bench.machine import available_cores, can_pin
 from tiltrl.bench.measure import Answer, Request, asked
 from tiltrl.bench.options import BenchOptions
-from tiltrl.bench.results import BenchResult
+from tiltrl.bench.results import BenchResult, Failure
 from tiltrl.bench.work import STAGES, StageName
 from tiltrl.errors import InputError
 from tiltrl.progress import Reporter
@@ -26,20 +26,22 @@ def run_bench(options: BenchOptions, progress: Reporter) -> BenchResult:
 
     Raises:
         InputError: nothing could be measured.
+        RuntimeError: the same, by a bug.
     """
     todo = requests(options)
     progress.start("bench", len(todo))
     answers: list[Answer] = []
-    failures: list[str] = []
+    failures: list[Failure] = []
     for done, request in enumerate(todo, 1):
         try:
             answers.append(asked(request))
         except (InputError, MemoryError, RuntimeError) as error:
-            failures.append(f"{request.preset} {request.stage or 'acting'}: {error}")
+            what = f"{request.preset} {request.stage or 'acting'}"
+            failures.append(Failure(what, str(error), isinstance(error, RuntimeError)))
             progress.say(f"failed: {failures[-1]}")
         progress.update(done, len(todo), {})
     if not answers:
-        raise InputError(f"nothing could be measured; {failures[0]}")
+        raise failures[0].error(f"nothing could be measured; {failures[0]}")
     return BenchResult(
         kind="tiltrl bench 1",
         # Of the last: the first may have been kept on one core.

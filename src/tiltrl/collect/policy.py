@@ -15,7 +15,7 @@ from tiltrl.policy import Policy, load_policy
 
 
 class Saved:
-    """Samples of a policy, whose sequence of random numbers each episode starts anew."""
+    """A policy as it acts, whose sequence of random numbers each episode starts anew."""
 
     def __init__(self, policy: Policy):
         self._policy = policy
@@ -27,7 +27,7 @@ class Saved:
         return env.reset(seed=seed)[0]
 
     def act(self, env: gymnasium.Env, obs: Any, rng: np.random.Generator) -> Float[np.ndarray, " act"]:
-        """A sample of the policy."""
+        """As the policy is saved to act."""
         return self._policy.sample(self._policy.config.task.flat_obs(obs))
 
 

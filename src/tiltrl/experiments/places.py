@@ -12,7 +12,7 @@ from tiltrl.experiments.cell import BANDIT, BANDIT_COMPARE, EDA, Cell, exact
 from tiltrl.experiments.options import ExperimentName
 from tiltrl.experiments.record import TILTED, Record
 from tiltrl.experiments.statistics import Scores
-from tiltrl.methods import METHODS
+from tiltrl.methods import method_named
 from tiltrl.presets import PresetName, preset_named
 
 MAIN, TO_TILT, TO_DATA = "", "Distance to the true tilt (Fig. 3, 8)", "Distance to the data (Fig. 7)"
@@ -78,15 +78,17 @@ def headline(preset: PresetName) -> Place:
 
 
 def expected(name: ExperimentName, cell: Cell) -> list[Place]:
-    """The places that a cell is run for: those of EDA's policies by a single action, and of a rival as it acts."""
+    """The places that a cell is run for: of EDA's policies by single actions and means, of a rival as it acts."""
     if cell.method == BANDIT:
         policies = [TILTED]
     elif cell.method == BANDIT_COMPARE:
         policies = ["data"]
     elif cell.method == EDA:
-        policies = [f"aligned, beta {beta:g}" for beta in cell.beta or (1.0,)]
+        averaged = preset_named(cell.preset).averaged
+        ways = ("",) if averaged == 1 else ("", f", mean of {averaged}")
+        policies = [f"aligned, beta {beta:g}{way}" for beta in cell.beta or (1.0,) for way in ways]
     else:
-        candidates = METHODS[cell.method].configs[cell.preset].candidates if cell.method in METHODS else 1
+        candidates = method_named(cell.method).configs[cell.preset].candidates
         policies = [cell.method if candidates == 1 else f"{cell.method}, best of {candidates}"]
     return [place(name, cell, policy) for policy in policies]
 

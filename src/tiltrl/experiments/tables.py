@@ -109,9 +109,9 @@ def preamble(results: Results) -> str:
     unfinished = f" **Not finished: {left} of {len(results.cells)} cells are still to run.**" if left else ""
     share = "all" if cell.budget == 1 else f"{cell.budget:g}"
     return (
-        f"{cell.preset} preset, {share} of its steps; last checkpoint; {cell.episodes} episodes a seed. One "
-        "action is sampled for each one taken, but for `mean of N`: the mean of N of them, and `best of N`: the best "
-        "by Q of N (rejection sampling). "
+        f"{cell.preset} preset, {share} of its steps; last checkpoint; {cell.episodes} episodes a seed. Each "
+        "acts by a single action, but for `mean of N`, the mean of N sampled ones, and `best of N`, the best by Q of N "
+        "(rejection sampling). "
         f"In brackets: 95 % bootstrap intervals over {runs_are(policies)}; those of `data` are over logged "
         f"episodes.{_of_versions(results)}{unfinished}"
     )

@@ -1,4 +1,4 @@
-"""Policies as single ONNX files: normalization, the whole sampler, rejection sampling and bounds in one graph.
+"""Policies as single ONNX files: normalization, the whole sampler, mean or best of several, and bounds.
 
 `graph` translates JAX's traced programs, `rules` holds one rule a primitive, `functions` what is exported, `parity`
 compares with JAX before anything is written. What they make runs by `tiltrl.runtime`, or any other ONNX runtime.

@@ -56,7 +56,8 @@ def picture(results: Results) -> bytes:
             _draw_curves(axes, entries, data, experiment.swept)
         else:
             _draw_dots(axes, entries, data, table)
-        heading = data if table == MAIN else f"{data}\n{table}"
+        named = data.replace("+", "\n+ ")  # joined sets would not fit beside the next panel's
+        heading = named if table == MAIN else f"{named}\n{table}"
         axes.set_title(heading, fontsize=9, loc="left", color=_INK, parse_math=False)
         axes.tick_params(length=0, labelsize=8, labelcolor=_INK)
         axes.grid(color=_FAINT, linewidth=0.5)

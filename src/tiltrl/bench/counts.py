@@ -99,10 +99,10 @@ def energy_forward(config: EnergyConfig, obs_dim: int, act_dim: int, rows: int) 
     return products(layers.path + layers.condition, rows)
 
 
-def energy_gradient(config: EnergyConfig, obs_dim: int, act_dim: int, rows: int) -> Cost:
-    """The noise predictions of so many actions: forward, and back to the action."""
+def energy_gradient(config: EnergyConfig, obs_dim: int, act_dim: int, states: int, k: int = 1) -> Cost:
+    """Noise predictions of K actions of so many states: forward, and back to the action; the condition is a state's."""
     layers = energy_layers(config, obs_dim, act_dim)
-    return products(layers.path, rows) * 2 + products(layers.condition, rows)
+    return products(layers.path, states * k) * 2 + products(layers.condition, states)
 
 
 def behavior_step(config: BehaviorConfig, obs_dim: int, act_dim: int) -> Cost:
@@ -136,6 +136,5 @@ def advantage_step(config: AdvantageConfig, obs_dim: int, act_dim: int) -> Cost:
 
 
 def sampling(network: EnergyConfig, sampler: SamplerConfig, k: int, obs_dim: int, act_dim: int, states: int) -> Cost:
-    """K actions of so many states from noise: a noise prediction each call, whose condition is a state's."""
-    layers = energy_layers(network, obs_dim, act_dim)
-    return (products(layers.path, states * k) * 2 + products(layers.condition, states)) * sampler.calls
+    """K actions of so many states from noise: a noise prediction each call."""
+    return energy_gradient(network, obs_dim, act_dim, states, k) * sampler.calls
